@@ -7,61 +7,83 @@ use serde_json::{Value, json};
 
 const LATER: &str = "is not served by this version; remove it";
 
-/// (field, what to do instead)
-const IN_SPEC: &[(&str, &str)] = &[("transformer", LATER), ("explainer", "is not served; remove it")];
+/// What a field holds in KServe's API. CEL sees only fields of a known type, so each is declared with its own; a value of
+/// another type is refused for that.
+#[derive(Clone, Copy)]
+enum Shape {
+    Object,
+    Objects,
+    Text,
+    Texts,
+    Number,
+    Switch,
+}
+use Shape::{Number, Object, Objects, Switch, Text, Texts};
 
-const IN_PREDICTOR: &[(&str, &str)] = &[
-    ("scaleMetric", "is not served by this version: minReplicas sets the number of pods; remove it"),
-    ("scaleTarget", "is not served by this version: minReplicas sets the number of pods; remove it"),
-    ("scaleMetricType", "is not served by this version: minReplicas sets the number of pods; remove it"),
-    ("autoScaling", "is not served by this version: minReplicas sets the number of pods; remove it"),
-    ("containerConcurrency", LATER),
-    ("batcher", LATER),
-    ("logger", LATER),
-    ("accelerator", LATER),
-    ("deploymentStrategy", "is not served; use spec.rollout.maxSurge and spec.rollout.maxUnavailable"),
-    ("canary", "is not served; use canaryTrafficPercent"),
-    ("containers", LATER),
-    ("initContainers", "is not served; the runtime fetches the model itself"),
-    ("volumes", "is not served; use a storageUri with pvc://"),
-    ("workerSpec", "is not served; a model runs in one pod"),
-    ("hostNetwork", "is not served; model pods run under Pod Security 'restricted'"),
-    ("hostIPC", "is not served; model pods run under Pod Security 'restricted'"),
-    ("hostPID", "is not served; model pods run under Pod Security 'restricted'"),
-    ("securityContext", "is not served; model pods run under Pod Security 'restricted'"),
-    ("terminationGracePeriodSeconds", "is not served; it follows predictor.timeout"),
-    ("dnsPolicy", "is not served; remove it"),
-    ("dnsConfig", "is not served; remove it"),
-    ("hostAliases", "is not served; remove it"),
-    ("nodeName", "is not served; use nodeSelector or affinity"),
-    ("schedulerName", "is not served; remove it"),
-    ("overhead", "is not served; use runtimeClassName"),
-    ("onnx", "is not served; use model with modelFormat {name: onnx}"),
-    ("sklearn", "is not served; export the model to ONNX with skl2onnx and use model"),
-    ("xgboost", "is not served; export the model to ONNX with onnxmltools and use model"),
-    ("lightgbm", "is not served; export the model to ONNX with onnxmltools and use model"),
-    ("tensorflow", "is not served; export the model to ONNX with tf2onnx and use model"),
-    ("pytorch", "is not served; export the model to ONNX with torch.onnx and use model"),
-    ("huggingface", "is not served; export the model to ONNX with optimum and use model"),
-    ("paddle", "is not served; export the model to ONNX with paddle2onnx and use model"),
-    ("pmml", "is not served; export the model to ONNX and use model"),
-    ("triton", "is not served; use model with modelFormat {name: onnx}"),
+/// (field, what it holds, what to do instead)
+const IN_SPEC: &[(&str, Shape, &str)] =
+    &[("transformer", Object, LATER), ("explainer", Object, "is not served; remove it")];
+
+const IN_PREDICTOR: &[(&str, Shape, &str)] = &[
+    ("scaleMetric", Text, "is not served by this version: minReplicas sets the number of pods; remove it"),
+    ("scaleTarget", Number, "is not served by this version: minReplicas sets the number of pods; remove it"),
+    (
+        "scaleMetricType",
+        Text,
+        "is not served by this version: minReplicas sets the number of pods; remove it",
+    ),
+    ("autoScaling", Object, "is not served by this version: minReplicas sets the number of pods; remove it"),
+    ("containerConcurrency", Number, LATER),
+    ("batcher", Object, LATER),
+    ("logger", Object, LATER),
+    ("accelerator", Text, LATER),
+    (
+        "deploymentStrategy",
+        Object,
+        "is not served; use spec.rollout.maxSurge and spec.rollout.maxUnavailable",
+    ),
+    ("canary", Object, "is not served; use canaryTrafficPercent"),
+    ("containers", Objects, LATER),
+    ("initContainers", Objects, "is not served; the runtime fetches the model itself"),
+    ("volumes", Objects, "is not served; use a storageUri with pvc://"),
+    ("workerSpec", Object, "is not served; a model runs in one pod"),
+    ("hostNetwork", Switch, "is not served; model pods run under Pod Security 'restricted'"),
+    ("hostIPC", Switch, "is not served; model pods run under Pod Security 'restricted'"),
+    ("hostPID", Switch, "is not served; model pods run under Pod Security 'restricted'"),
+    ("securityContext", Object, "is not served; model pods run under Pod Security 'restricted'"),
+    ("terminationGracePeriodSeconds", Number, "is not served; it follows predictor.timeout"),
+    ("dnsPolicy", Text, "is not served; remove it"),
+    ("dnsConfig", Object, "is not served; remove it"),
+    ("hostAliases", Objects, "is not served; remove it"),
+    ("nodeName", Text, "is not served; use nodeSelector or affinity"),
+    ("schedulerName", Text, "is not served; remove it"),
+    ("overhead", Object, "is not served; use runtimeClassName"),
+    ("onnx", Object, "is not served; use model with modelFormat {name: onnx}"),
+    ("sklearn", Object, "is not served; export the model to ONNX with skl2onnx and use model"),
+    ("xgboost", Object, "is not served; export the model to ONNX with onnxmltools and use model"),
+    ("lightgbm", Object, "is not served; export the model to ONNX with onnxmltools and use model"),
+    ("tensorflow", Object, "is not served; export the model to ONNX with tf2onnx and use model"),
+    ("pytorch", Object, "is not served; export the model to ONNX with torch.onnx and use model"),
+    ("huggingface", Object, "is not served; export the model to ONNX with optimum and use model"),
+    ("paddle", Object, "is not served; export the model to ONNX with paddle2onnx and use model"),
+    ("pmml", Object, "is not served; export the model to ONNX and use model"),
+    ("triton", Object, "is not served; use model with modelFormat {name: onnx}"),
 ];
 
-const IN_MODEL: &[(&str, &str)] = &[
-    ("runtime", "is not served; Serin has one runtime, its image tag is runtimeVersion"),
-    ("storage", "is not served; use storageUri and storageSecret"),
-    ("image", "is not served; use runtimeVersion for the tag of Serin's runtime"),
-    ("command", "is not served; use args"),
-    ("ports", "is not served; V1 and V2 are served on one port"),
-    ("volumeMounts", "is not served; use a storageUri with pvc://"),
-    ("livenessProbe", "is not served; the runtime's probes are set by Serin"),
-    ("readinessProbe", "is not served; the runtime's probes are set by Serin"),
-    ("startupProbe", "is not served; the runtime's probes are set by Serin"),
-    ("lifecycle", "is not served; the runtime drains by itself"),
-    ("securityContext", "is not served; model pods run under Pod Security 'restricted'"),
-    ("workingDir", "is not served; remove it"),
-    ("updatePolicy", LATER),
+const IN_MODEL: &[(&str, Shape, &str)] = &[
+    ("runtime", Text, "is not served; Serin has one runtime, its image tag is runtimeVersion"),
+    ("storage", Object, "is not served; use storageUri and storageSecret"),
+    ("image", Text, "is not served; use runtimeVersion for the tag of Serin's runtime"),
+    ("command", Texts, "is not served; use args"),
+    ("ports", Objects, "is not served; V1 and V2 are served on one port"),
+    ("volumeMounts", Objects, "is not served; use a storageUri with pvc://"),
+    ("livenessProbe", Object, "is not served; the runtime's probes are set by Serin"),
+    ("readinessProbe", Object, "is not served; the runtime's probes are set by Serin"),
+    ("startupProbe", Object, "is not served; the runtime's probes are set by Serin"),
+    ("lifecycle", Object, "is not served; the runtime drains by itself"),
+    ("securityContext", Object, "is not served; model pods run under Pod Security 'restricted'"),
+    ("workingDir", Text, "is not served; remove it"),
+    ("updatePolicy", Text, LATER),
 ];
 
 /// Adds the refused fields and their rules to the schema of `spec`.
@@ -71,16 +93,28 @@ pub(super) fn refuse_in(spec: &mut Value) {
     refuse(&mut spec["properties"]["predictor"]["properties"]["model"], "predictor.model", IN_MODEL);
 }
 
-/// Adds each field to the schema as "anything", and the rule that refuses it.
-fn refuse(schema: &mut Value, path: &str, fields: &[(&str, &str)]) {
+impl Shape {
+    fn schema(self) -> Value {
+        match self {
+            Object => json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true}),
+            Objects => json!({"type": "array", "items": Object.schema()}),
+            Text => json!({"type": "string"}),
+            Texts => json!({"type": "array", "items": Text.schema()}),
+            Number => json!({"type": "integer"}),
+            Switch => json!({"type": "boolean"}),
+        }
+    }
+}
+
+/// Adds each field to the schema, and the rule that refuses it.
+fn refuse(schema: &mut Value, path: &str, fields: &[(&str, Shape, &str)]) {
     if schema.get("x-kubernetes-validations").is_none() {
         schema["x-kubernetes-validations"] = json!([]);
     }
-    for (field, advice) in fields {
-        schema["properties"][*field] = json!({
-            "description": format!("{path}.{field} {advice}."),
-            "x-kubernetes-preserve-unknown-fields": true,
-        });
+    for (field, shape, advice) in fields {
+        let mut declared = shape.schema();
+        declared["description"] = json!(format!("{path}.{field} {advice}."));
+        schema["properties"][*field] = declared;
         let rule =
             json!({"rule": format!("!has(self.{field})"), "message": format!("{path}.{field} {advice}")});
         if let Value::Array(rules) = &mut schema["x-kubernetes-validations"] {
