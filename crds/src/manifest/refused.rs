@@ -89,8 +89,30 @@ const IN_MODEL: &[(&str, Shape, &str)] = &[
 /// Adds the refused fields and their rules to the schema of `spec`.
 pub(super) fn refuse_in(spec: &mut Value) {
     refuse(spec, "spec", IN_SPEC);
+    need_model(&mut spec["properties"]["predictor"]);
     refuse(&mut spec["properties"]["predictor"], "predictor", IN_PREDICTOR);
     refuse(&mut spec["properties"]["predictor"]["properties"]["model"], "predictor.model", IN_MODEL);
+}
+
+/// Asks for `predictor.model` by a rule instead of by the schema: who writes `predictor.sklearn` has no model, and the API
+/// server runs no rule, hence gives no advice, where a field that the schema needs is missing.
+fn need_model(predictor: &mut Value) {
+    if let Value::Array(needed) = &mut predictor["required"] {
+        needed.retain(|field| field != "model");
+    }
+    if predictor["required"] == json!([])
+        && let Value::Object(predictor) = predictor
+    {
+        predictor.remove("required");
+    }
+    let rule = json!({
+        "rule": "has(self.model)",
+        "message": "predictor.model is needed, as in model: {storageUri: s3://bucket/model.onnx}",
+    });
+    match &mut predictor["x-kubernetes-validations"] {
+        Value::Array(rules) => rules.push(rule),
+        missing => *missing = json!([rule]),
+    }
 }
 
 impl Shape {
