@@ -32,11 +32,16 @@ fingerprint() { printf '%s\0' "$@" | sha256sum | cut -c1-16; }
 # is_done NAME KEY: the step has run to its end with the same key.
 is_done() { [ "$(cat "$CACHE/done/$1" 2>/dev/null)" = "$2" ]; }
 
-# cached NAME KEY OUTPUT COMMAND...: the step, unless it was done with this key and OUTPUT is still there.
+# cached NAME KEY OUTPUT COMMAND...: the step, unless it was done with this key and OUTPUT is still there. Of two
+# programs at the same step, one does it and the other waits.
 cached() {
-  local name=$1 key=$2 output=$3; shift 3
+  local name=$1 key=$2 output=$3 lock; shift 3
   if is_done "$name" "$key" && [ -e "$output" ]; then return; fi
+  exec {lock}>"$CACHE/done/$name.lock"
+  flock "$lock"
+  if is_done "$name" "$key" && [ -e "$output" ]; then exec {lock}>&-; return; fi
   rm -f "$CACHE/done/$name"
   step "$name" "$@"
   echo "$key" >"$CACHE/done/$name"
+  exec {lock}>&-
 }

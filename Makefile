@@ -1,0 +1,28 @@
+# Serin's tasks. Each target calls a script or cargo and holds no logic of its own; CI calls the same targets.
+.DEFAULT_GOAL := help
+REGISTRY ?=
+export E2E_CLUSTER
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+# the test cluster (e2e/cluster/README.md)
+.PHONY: cluster clean-cluster load
+cluster: ## a Kubernetes cluster for tests and demo, made if there is none (E2E_CLUSTER=existing: your current context)
+	@e2e/cluster/up
+clean-cluster: ## delete the test cluster and end its container engine; what was built stays cached
+	@e2e/cluster/down
+load: ## bring the images of `make images` into the test cluster
+	@e2e/cluster/load
+
+# images (images/README.md)
+.PHONY: images push
+images: models ## build the container images and print their sizes
+	@images/build
+push: ## tag and push serin and serin-runtime: make push REGISTRY=registry.example/team [TAG=dev]
+	@images/push "$(REGISTRY)" $(TAG)
+
+.PHONY: models
+models: ## make or fetch the test models and ONNX Runtime into .cache/
+	@e2e/models/make
