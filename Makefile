@@ -26,3 +26,14 @@ push: ## tag and push serin and serin-runtime: make push REGISTRY=registry.examp
 .PHONY: models
 models: ## make or fetch the test models and ONNX Runtime into .cache/
 	@e2e/models/make
+
+# generated files and the chart
+.PHONY: crds crds-check chart-check
+crds: ## write the CRDs and docs/api.md from the API types
+	@cargo run -q -p serin-crds --bin crdgen
+	@cargo run -q -p serin-crds --bin apidoc
+crds-check: ## fail where they are not what the types say
+	@cargo run -q -p serin-crds --bin crdgen -- --check
+	@cargo run -q -p serin-crds --bin apidoc -- --check
+chart-check: ## lint and render the chart, and try what it must refuse
+	@charts/check
