@@ -1,7 +1,7 @@
 # Serin's tasks. Each target calls a script or cargo and holds no logic of its own; CI calls the same targets.
 .DEFAULT_GOAL := help
 REGISTRY ?=
-export E2E_CLUSTER
+export E2E_CLUSTER DEBIAN
 
 .PHONY: help
 help: ## this list
