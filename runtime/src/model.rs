@@ -10,9 +10,9 @@ mod tensor;
 
 pub(crate) use signature::quoted;
 pub use signature::{Signature, TensorSpec};
+pub(crate) use tensor::element_count;
 pub(crate) use tensor::with_values;
 pub use tensor::{DataType, Tensor, TensorData};
-pub(crate) use tensor::element_count;
 
 /// A loaded model that one thread owns and runs.
 pub trait Model: Send {

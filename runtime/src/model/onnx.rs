@@ -45,8 +45,10 @@ impl Library {
         if let Some(environment) = LOADED.get() {
             return Ok(Self { environment: environment.clone() });
         }
-        let failed =
-            |message: String| LoadError::Library { path: path.display().to_string(), message: one_line(&message) };
+        let failed = |message: String| LoadError::Library {
+            path: path.display().to_string(),
+            message: one_line(&message),
+        };
         let builder = ort::init_from(path).map_err(|error| failed(error.to_string()))?;
         let environment = builder.with_telemetry(false).build().map_err(|error| failed(error.to_string()))?;
         environment.set_log_level(ort::logging::LogLevel::Warning);
@@ -69,7 +71,10 @@ impl Library {
 }
 
 /// Threads never spin while idle: a model server shares its machine, and a spinning pool burns a core for nothing.
-fn builder(environment: &ort::environment::Environment, options: &SessionOptions) -> ort::Result<SessionBuilder> {
+fn builder(
+    environment: &ort::environment::Environment,
+    options: &SessionOptions,
+) -> ort::Result<SessionBuilder> {
     Ok(Session::builder(environment)?
         .with_optimization_level(GraphOptimizationLevel::All)?
         .with_parallel_execution(false)?
@@ -108,7 +113,9 @@ impl OnnxModel {
             };
             signature.inputs.push(spec.ok_or_else(|| {
                 let (name, dtype) = (outlet.name(), outlet.dtype());
-                LoadError::Unsupported(format!("input `{name}` has type {dtype}, which no protocol can carry"))
+                LoadError::Unsupported(format!(
+                    "input `{name}` has type {dtype}, which no protocol can carry"
+                ))
             })?);
         }
         let mut readings = Vec::new();
@@ -143,8 +150,9 @@ impl Model for OnnxModel {
         let mut tensors = Vec::with_capacity(outputs.len());
         for index in outputs {
             let (position, reading) = &self.readings[*index];
-            let (tensor, labels) = read(&answers[*position], reading)
-                .map_err(|message| RunError::Failed(format!("output `{}`: {message}", self.signature.outputs[*index].name)))?;
+            let (tensor, labels) = read(&answers[*position], reading).map_err(|message| {
+                RunError::Failed(format!("output `{}`: {message}", self.signature.outputs[*index].name))
+            })?;
             if let Some(labels) = labels {
                 learn_labels(&mut self.signature.outputs[*index], labels)?;
             }
@@ -225,7 +233,8 @@ fn datatype(element: TensorElementType) -> Option<DataType> {
 fn input_value(tensor: &Tensor) -> ort::Result<SessionInputValue<'_>> {
     let shape = tensor.shape();
     if let TensorData::Bytes(strings) = tensor.data() {
-        return ort::value::Tensor::from_string_array((shape, strings.as_slice())).map(SessionInputValue::from);
+        return ort::value::Tensor::from_string_array((shape, strings.as_slice()))
+            .map(SessionInputValue::from);
     }
     macro_rules! view {
         ($($variant:ident)*) => {

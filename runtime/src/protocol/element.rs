@@ -55,8 +55,8 @@ fn refused(reader: &Reader<'_>, number: &Number<'_>, name: &str) -> Error {
 
 /// Powers of ten that the type holds exactly; a product or quotient of two exact values is rounded once, as it should.
 const TENS_F64: [f64; 23] = [
-    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19,
-    1e20, 1e21, 1e22,
+    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18,
+    1e19, 1e20, 1e21, 1e22,
 ];
 const TENS_F32: [f32; 11] = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10];
 
@@ -154,7 +154,8 @@ impl Element for String {
             return Err(wrong_kind(reader, "a string for BYTES"));
         }
         if reader.next_key(true)?.as_deref() != Some("b64") {
-            return Err(reader.error_at(start, "expected a string for BYTES or {\"b64\": \"...\"}, got another object"));
+            return Err(reader
+                .error_at(start, "expected a string for BYTES or {\"b64\": \"...\"}, got another object"));
         }
         let text = reader.string()?;
         let bytes = base64::engine::general_purpose::STANDARD

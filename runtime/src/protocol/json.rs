@@ -103,9 +103,10 @@ impl<'a> Reader<'a> {
             Some(b't' | b'f') => "a boolean".to_owned(),
             Some(b'n') => "null".to_owned(),
             Some(b'-' | b'0'..=b'9') => {
-                let token = self.bytes[self.at..].iter().take(24).take_while(|byte| {
-                    matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E')
-                });
+                let token = self.bytes[self.at..]
+                    .iter()
+                    .take(24)
+                    .take_while(|byte| matches!(byte, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E'));
                 token.map(|byte| *byte as char).collect()
             }
             Some(byte) if byte.is_ascii_graphic() => format!("`{}`", *byte as char),
@@ -213,8 +214,9 @@ impl<'a> Reader<'a> {
     }
 
     fn utf8(&self, start: usize, end: usize) -> Result<&'a str> {
-        std::str::from_utf8(&self.bytes[start..end])
-            .map_err(|error| self.error_at(start + error.valid_up_to(), "invalid JSON: a string is not UTF-8"))
+        std::str::from_utf8(&self.bytes[start..end]).map_err(|error| {
+            self.error_at(start + error.valid_up_to(), "invalid JSON: a string is not UTF-8")
+        })
     }
 
     fn escaped_string(&mut self, start: usize) -> Result<String> {
@@ -419,17 +421,37 @@ mod tests {
             assert_eq!(skip_all(text).map_err(|error| error.to_string()), Err(expect.to_owned()), "{text}");
         };
         check("", "invalid JSON: expected a value, got the end of the body (byte 0, line 1, column 1)");
-        check("{\"a\":1,\n x}", "invalid JSON: expected a key in double quotes, got `x` (byte 9, line 2, column 2)");
+        check(
+            "{\"a\":1,\n x}",
+            "invalid JSON: expected a key in double quotes, got `x` (byte 9, line 2, column 2)",
+        );
         check("[1 2]", "invalid JSON: expected `,` or `]`, got 2 (byte 3, line 1, column 4)");
         check("[1,]", "invalid JSON: expected a value, got `]` (byte 3, line 1, column 4)");
         check("01", "invalid JSON: a number begins with a needless 0 (byte 0, line 1, column 1)");
-        check("1.", "invalid JSON: expected a digit after the point, got the end of the body (byte 2, line 1, column 3)");
-        check("1e", "invalid JSON: expected a digit in the exponent, got the end of the body (byte 2, line 1, column 3)");
-        check("\"a", "invalid JSON: expected the end of the string, got the end of the body (byte 2, line 1, column 3)");
-        check("\"\\x\"", "invalid JSON: expected an escape such as `\\n` or `\\u0041`, got `x` (byte 2, line 1, column 3)");
+        check(
+            "1.",
+            "invalid JSON: expected a digit after the point, got the end of the body (byte 2, line 1, column 3)",
+        );
+        check(
+            "1e",
+            "invalid JSON: expected a digit in the exponent, got the end of the body (byte 2, line 1, column 3)",
+        );
+        check(
+            "\"a",
+            "invalid JSON: expected the end of the string, got the end of the body (byte 2, line 1, column 3)",
+        );
+        check(
+            "\"\\x\"",
+            "invalid JSON: expected an escape such as `\\n` or `\\u0041`, got `x` (byte 2, line 1, column 3)",
+        );
         check("\"\\ud800\"", "invalid JSON: half of a surrogate pair (byte 2, line 1, column 3)");
-        check("{} {}", "invalid JSON: expected the end of the body, got an object (byte 3, line 1, column 4)");
-        assert!(skip_all(&"[".repeat(100_000)).is_err_and(|error| error.message.contains("nested too deeply")));
+        check(
+            "{} {}",
+            "invalid JSON: expected the end of the body, got an object (byte 3, line 1, column 4)",
+        );
+        assert!(
+            skip_all(&"[".repeat(100_000)).is_err_and(|error| error.message.contains("nested too deeply"))
+        );
     }
 
     #[test]

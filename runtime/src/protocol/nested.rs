@@ -12,7 +12,11 @@ const MAX_RANK: usize = 32;
 ///
 /// # Errors
 /// Ragged nesting, a leaf that the type cannot hold, or more than `limit` leaves in `data`.
-pub(crate) fn read(reader: &mut Reader<'_>, data: &mut TensorData, limit: usize) -> Result<Vec<usize>, Error> {
+pub(crate) fn read(
+    reader: &mut Reader<'_>,
+    data: &mut TensorData,
+    limit: usize,
+) -> Result<Vec<usize>, Error> {
     with_values!(data, values => read_values(reader, values, limit))
 }
 
@@ -64,7 +68,9 @@ impl Nesting {
             let expected = self.shape[depth];
             return Err(reader.error_at(
                 start,
-                format!("ragged nesting: expected {expected} elements at depth {depth} as before, got {length}"),
+                format!(
+                    "ragged nesting: expected {expected} elements at depth {depth} as before, got {length}"
+                ),
             ));
         }
         Ok(())
@@ -76,9 +82,10 @@ impl Nesting {
         values: &mut Vec<T>,
         depth: usize,
     ) -> Result<(), Error> {
-        if *self.leaf_depth.get_or_insert(depth) != depth || depth < self.shape.len() {
+        if depth < self.shape.len() || self.leaf_depth.is_some_and(|leaves| leaves != depth) {
             return Err(self.ragged_depth(reader, depth));
         }
+        self.leaf_depth = Some(depth);
         if values.len() == self.limit {
             return Err(reader.error(format!("too many elements: expected {}, got more", self.limit)));
         }
@@ -93,7 +100,9 @@ impl Nesting {
         }
         let expected = self.leaf_depth.unwrap_or(self.shape.len());
         let got = reader.next_in_words();
-        reader.error(format!("ragged nesting: expected elements at depth {expected} as before, got {got} at depth {depth}"))
+        reader.error(format!(
+            "ragged nesting: expected elements at depth {expected} as before, got {got} at depth {depth}"
+        ))
     }
 }
 
@@ -112,7 +121,11 @@ mod tests {
     #[test]
     fn nesting_gives_the_shape() {
         let check = |text: &str, shape: &[usize], values: &[i32]| {
-            assert_eq!(read_all(text, 100), Ok((shape.to_vec(), TensorData::Int32(values.to_vec()))), "{text}");
+            assert_eq!(
+                read_all(text, 100),
+                Ok((shape.to_vec(), TensorData::Int32(values.to_vec()))),
+                "{text}"
+            );
         };
         check("7", &[], &[7]);
         check("[]", &[0], &[]);

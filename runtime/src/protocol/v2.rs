@@ -43,9 +43,15 @@ pub fn read_request(body: &[u8], signature: &Signature) -> Result<InferRequest, 
         }
     }
     reader.end()?;
-    let tensors = tensors.ok_or_else(|| InvalidRequest::new("missing field `inputs`: expected an array of tensors"))?;
-    let missing: Vec<&TensorSpec> =
-        signature.inputs.iter().zip(&tensors).filter(|(_, tensor)| tensor.is_none()).map(|(spec, _)| spec).collect();
+    let tensors =
+        tensors.ok_or_else(|| InvalidRequest::new("missing field `inputs`: expected an array of tensors"))?;
+    let missing: Vec<&TensorSpec> = signature
+        .inputs
+        .iter()
+        .zip(&tensors)
+        .filter(|(_, tensor)| tensor.is_none())
+        .map(|(spec, _)| spec)
+        .collect();
     if !missing.is_empty() {
         return Err(missing_inputs(&missing));
     }
@@ -53,7 +59,10 @@ pub fn read_request(body: &[u8], signature: &Signature) -> Result<InferRequest, 
     Ok(InferRequest { id, inputs: tensors.into_iter().flatten().collect(), outputs })
 }
 
-fn read_inputs(reader: &mut Reader<'_>, signature: &Signature) -> Result<Vec<Option<Tensor>>, InvalidRequest> {
+fn read_inputs(
+    reader: &mut Reader<'_>,
+    signature: &Signature,
+) -> Result<Vec<Option<Tensor>>, InvalidRequest> {
     let mut tensors: Vec<Option<Tensor>> = signature.inputs.iter().map(|_| None).collect();
     let mut first = true;
     reader.begin_array()?;
@@ -127,7 +136,9 @@ fn finish_input(
     let tensor = Tensor::new(shape, data).map_err(|(shape, data)| {
         let (name, got) = (&spec.name, data.len());
         let expected = element_count(&shape).unwrap_or(usize::MAX);
-        InvalidRequest(format!("input `{name}`: expected {expected} elements for the shape {shape:?}, got {got}"))
+        InvalidRequest(format!(
+            "input `{name}`: expected {expected} elements for the shape {shape:?}, got {got}"
+        ))
     })?;
     Ok((index, tensor))
 }
@@ -145,7 +156,9 @@ fn read_shape(reader: &mut Reader<'_>) -> Result<Vec<usize>, InvalidRequest> {
     }
     dimensions
         .into_iter()
-        .map(|dimension| usize::try_from(dimension).map_err(|_| reader_error(reader, "field `shape`: too large")))
+        .map(|dimension| {
+            usize::try_from(dimension).map_err(|_| reader_error(reader, "field `shape`: too large"))
+        })
         .collect()
 }
 
@@ -182,7 +195,10 @@ fn read_data(
     Ok(data)
 }
 
-fn read_outputs(reader: &mut Reader<'_>, signature: &Signature) -> Result<Option<Vec<usize>>, InvalidRequest> {
+fn read_outputs(
+    reader: &mut Reader<'_>,
+    signature: &Signature,
+) -> Result<Option<Vec<usize>>, InvalidRequest> {
     if reader.take_word("null") {
         return Ok(None);
     }
@@ -193,7 +209,10 @@ fn read_outputs(reader: &mut Reader<'_>, signature: &Signature) -> Result<Option
         first = false;
         let index = read_output(reader, signature)?;
         if outputs.contains(&index) {
-            return Err(InvalidRequest(format!("output `{}` is asked for twice", signature.outputs[index].name)));
+            return Err(InvalidRequest(format!(
+                "output `{}` is asked for twice",
+                signature.outputs[index].name
+            )));
         }
         outputs.push(index);
     }

@@ -169,7 +169,10 @@ mod tests {
         check(TensorData::Bool(vec![true, false]), "[true,false]");
         check(TensorData::Uint64(vec![u64::MAX]), "[18446744073709551615]");
         check(TensorData::Int64(vec![i64::MIN]), "[-9223372036854775808]");
-        check(TensorData::Fp32(vec![0.1, -2.0, f32::NAN, f32::INFINITY, 3.4e38]), "[0.1,-2.0,null,null,3.4e+38]");
+        check(
+            TensorData::Fp32(vec![0.1, -2.0, f32::NAN, f32::INFINITY, 3.4e38]),
+            "[0.1,-2.0,null,null,3.4e+38]",
+        );
         check(TensorData::Fp64(vec![0.1, 1e-300]), "[0.1,1e-300]");
         check(TensorData::Fp16(vec![f16::from_f32(0.5), f16::NAN]), "[0.5,null]");
         check(TensorData::Bf16(vec![bf16::from_f32(-3.0)]), "[-3.0]");

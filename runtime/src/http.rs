@@ -1,0 +1,128 @@
+//! The traffic port: V2 and V1 over HTTP/1.1 and h2c. Thin: finds the model, lets `protocol` read and write, lets
+//! `instance` run, and turns every failure into one shape of answer.
+
+mod listen;
+mod reply;
+mod routes;
+
+pub use listen::Listener;
+pub use reply::Failure;
+
+use crate::metrics::Metrics;
+use crate::repository::Repository;
+use crate::shutdown::Drain;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::header::{CONNECTION, HeaderName, HeaderValue};
+use http::{Method, Version};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Names the revision that the router means to reach.
+pub const EXPECT: HeaderName = HeaderName::from_static("serin-expect");
+/// Says that the request was not executed and may be sent elsewhere.
+pub const NOT_EXECUTED: HeaderName = HeaderName::from_static("serin-not-executed");
+/// The digest of the loaded model.
+pub const DIGEST: HeaderName = HeaderName::from_static("serin-digest");
+/// Passed through.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What every handler needs.
+#[derive(Clone)]
+pub struct App(Arc<Inner>);
+
+struct Inner {
+    repository: Arc<Repository>,
+    metrics: Arc<Metrics>,
+    drain: Arc<Drain>,
+    settings: Settings,
+}
+
+/// What a user can set.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `namespace/service/revision`; without it `Serin-Expect` is not checked.
+    pub identity: Option<String>,
+    /// What a request may take, from its head to its answer.
+    pub timeout: Duration,
+    /// Most bytes of a body.
+    pub max_request_bytes: usize,
+}
+
+impl App {
+    /// Puts the parts together.
+    pub fn new(
+        repository: Arc<Repository>,
+        metrics: Arc<Metrics>,
+        drain: Arc<Drain>,
+        settings: Settings,
+    ) -> Self {
+        Self(Arc::new(Inner { repository, metrics, drain, settings }))
+    }
+
+    /// All routes of the traffic port.
+    pub fn router(&self) -> axum::Router {
+        routes::router(self.clone()).layer(axum::middleware::from_fn_with_state(self.clone(), around))
+    }
+}
+
+/// What happens around every request, whatever it asks for.
+async fn around(State(app): State<App>, request: Request, next: Next) -> Response {
+    let app = &*app.0;
+    let in_flight = app.drain.request();
+    let request_id = request.headers().get(&REQUEST_ID).cloned();
+    let version = request.version();
+    let is_inference = request.method() == Method::POST;
+    let started = Instant::now();
+    if is_inference {
+        app.metrics.in_flight.inc();
+    }
+    let counted = CountedDown(is_inference.then_some(&app.metrics));
+    let mut response = match check_expectation(&app.settings, &request) {
+        Ok(()) => next.run(request).await,
+        Err(failure) => failure.into_response(),
+    };
+    drop(counted);
+    if is_inference {
+        app.metrics.request_seconds.observe(started.elapsed().as_secs_f64());
+        app.metrics.count_request(response.status().as_u16());
+    }
+    let headers = response.headers_mut();
+    if let Some(request_id) = request_id {
+        headers.insert(REQUEST_ID, request_id);
+    }
+    if let Some(served) = app.repository.served()
+        && let Ok(digest) = HeaderValue::from_str(&served.digest)
+    {
+        headers.insert(DIGEST, digest);
+    }
+    if app.drain.is_draining() && version <= Version::HTTP_11 {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    drop(in_flight);
+    response
+}
+
+/// Counts down however the request ends: a caller that hangs up drops the handler in the middle.
+struct CountedDown<'a>(Option<&'a Metrics>);
+
+impl Drop for CountedDown<'_> {
+    fn drop(&mut self) {
+        if let Some(metrics) = self.0 {
+            metrics.in_flight.dec();
+        }
+    }
+}
+
+/// Pod addresses are reused; a request that was meant for another revision is not executed here.
+fn check_expectation(settings: &Settings, request: &Request) -> Result<(), Failure> {
+    let (Some(identity), Some(expected)) = (&settings.identity, request.headers().get(&EXPECT)) else {
+        return Ok(());
+    };
+    if expected.as_bytes() == identity.as_bytes() {
+        return Ok(());
+    }
+    let expected = String::from_utf8_lossy(expected.as_bytes());
+    Err(Failure::misdirected(format!("this is `{identity}`, not `{expected}`")))
+}
