@@ -23,10 +23,9 @@ NODEBIN=$CACHE/nodebin    # what goes into the node image
 RUN=$CACHE/run            # sockets, pid files, kubeconfig: the state of what runs now
 LOGS=$CACHE/log           # one file per step
 
-PATH=$TOOLS:$PATH
-for dir in /usr/local/go/bin /usr/local/sbin /usr/sbin /sbin; do
-  case :$PATH: in *:"$dir":*) ;; *) PATH=$PATH:$dir ;; esac
-done
+on_path() { case :$PATH: in *:"$1":*) ;; *) return 1 ;; esac; }
+on_path "$TOOLS" || PATH=$TOOLS:$PATH
+for dir in /usr/local/go/bin /usr/local/sbin /usr/sbin /sbin; do on_path $dir || PATH=$PATH:$dir; done
 export PATH
 
 # The Debian release of this machine: what is built here runs on a base of the same release.
@@ -50,7 +49,7 @@ use_engine() {
     private)
       # BuildKit is not in Debian's 20.10 engine. The configuration folder keeps the user's logins out of it.
       export DOCKER_HOST=unix://$RUN/docker.sock DOCKER_CONFIG=$RUN/docker-config DOCKER_BUILDKIT=0
-      PATH=$CACHE/docker/usr/bin:$PATH ;;
+      on_path "$CACHE/docker/usr/bin" || PATH=$CACHE/docker/usr/bin:$PATH ;;
   esac
 }
 use_engine
