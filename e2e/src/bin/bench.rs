@@ -1,0 +1,2 @@
+//! `serin-bench`.
+fn main() {}

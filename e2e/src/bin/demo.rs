@@ -1,0 +1,2 @@
+//! `serin-demo`.
+fn main() {}
