@@ -37,3 +37,17 @@ crds-check: ## fail where they are not what the types say
 	@cargo run -q -p serin-crds --bin apidoc -- --check
 chart-check: ## lint and render the chart, and try what it must refuse
 	@charts/check
+
+# checks (CONTRIBUTING.md)
+.PHONY: setup fmt fmt-check clippy deny
+setup: ## install what building and testing need and this machine lacks
+	@.ci/setup
+fmt: ## format every source file
+	@cargo fmt --all
+fmt-check: ## fail where a source file is not formatted
+	@cargo fmt --all -- --check
+clippy: ## lint Rust and shell
+	@cargo clippy --workspace --all-targets --locked --quiet -- -D warnings
+	@git ls-files -z | xargs -0 grep -lIE '^#!/(usr/bin/env bash|bin/sh|bin/bash)' | xargs shellcheck
+deny: ## licences, bans, sources and advisories of dependencies
+	@.ci/deny
