@@ -2,4 +2,6 @@
 //!
 //! [`run`](crate::run::run) is the only place that wires the parts; [`controller`] lists the steps of one pass.
 
+pub mod args;
+pub mod cache;
 pub mod controller;
