@@ -312,7 +312,7 @@ fn limits() -> impl Strategy<Value = (u32, Bound, Bound)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
     #[test]
     fn any_history_keeps_capacity_and_arrives(
