@@ -1,0 +1,122 @@
+//! The only wiring: builds the parts, starts them, and ends the process in order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, interval, sleep};
+
+use crate::acks::AckBook;
+use crate::admin::{self, Admin};
+use crate::args::Args;
+use crate::control::Control;
+use crate::forward::{Context, Limits};
+use crate::in_flight::Tables;
+use crate::replay::HeldMemory;
+use crate::server::{Server, Settings};
+use crate::source;
+use crate::table::{Builder, Table};
+
+/// Changes that may wait for the control task.
+const CHANGES: usize = 1024;
+
+/// Runs the router until it was told to end and has ended what it was doing.
+///
+/// # Errors
+/// When it cannot start: the admin port is taken, or nothing says where the cluster is.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let mut term = signal(SignalKind::terminate()).context("SIGTERM cannot be listened to")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be listened to")?;
+    let parts = start(&args).await?;
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    drain(&args, &parts).await;
+    Ok(())
+}
+
+/// What ending needs to know.
+struct Parts {
+    context: Arc<Context>,
+    draining: Arc<AtomicBool>,
+    connections: Arc<AtomicUsize>,
+}
+
+async fn start(args: &Args) -> anyhow::Result<Parts> {
+    let context = Arc::new(Context {
+        tables: Tables::new(Table::default()),
+        memory: Arc::new(HeldMemory::new(args.held_body_bytes, args.held_total_bytes)),
+        limits: Limits {
+            max_body: args.max_body_bytes,
+            body_timeout: Duration::from_secs(args.body_seconds),
+            max_waiting: args.max_waiting,
+        },
+        closing: AtomicBool::new(false),
+    });
+    let settings = Settings {
+        host: args.host,
+        max_connections: args.max_connections,
+        head_timeout: Duration::from_secs(args.head_seconds),
+        idle_timeout: Duration::from_secs(args.idle_seconds),
+    };
+    let server = Server::new(context.clone(), settings);
+    let connections = server.open_connections();
+    let acks = Arc::new(AckBook::new(args.pod_uid.clone()));
+    let (ready, draining) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let admin = Admin {
+        context: context.clone(),
+        acks: acks.clone(),
+        ready: ready.clone(),
+        draining: draining.clone(),
+        connections: connections.clone(),
+    };
+    let address = SocketAddr::new(args.host, args.admin_port);
+    let listener =
+        TcpListener::bind(address).await.with_context(|| format!("the admin port {address} cannot be bound"))?;
+    tokio::spawn(admin::serve(listener, Arc::new(admin)));
+    let builder = Builder {
+        namespace: args.namespace.clone(),
+        idle_timeout: Duration::from_secs(args.upstream_idle_seconds),
+        fell_to_zero: Arc::new(Notify::new()),
+    };
+    let (changes, receiver) = mpsc::channel(CHANGES);
+    tokio::spawn(Control::new(context.clone(), server, acks, builder, ready).run(receiver));
+    tracing::info!(namespace = args.namespace, pod = args.pod_name, admin = %address, "serin-router started");
+    match &args.routes_file {
+        Some(path) => drop(tokio::spawn(source::follow_file(path.clone(), changes))),
+        None => {
+            let client = kube::Client::try_default().await.context(
+                "no cluster: outside of a pod a kubeconfig is needed, or --routes-file for a router without a cluster",
+            )?;
+            tokio::spawn(source::watch(client, args.namespace.clone(), changes));
+        }
+    }
+    Ok(Parts { context, draining, connections })
+}
+
+/// Not ready, then everything as before for a while, then the connections end one by one, each after a response. New ones
+/// are accepted to the very end: somebody may not have heard yet.
+async fn drain(args: &Args, parts: &Parts) {
+    parts.draining.store(true, Ordering::SeqCst);
+    tracing::info!(seconds = args.drain_seconds, "draining: not ready, still accepting");
+    sleep(Duration::from_secs(args.drain_seconds)).await;
+    parts.context.closing.store(true, Ordering::SeqCst);
+    tracing::info!(seconds = args.drain_limit, "draining: closing connections after their next response");
+    let limit = Instant::now() + Duration::from_secs(args.drain_limit);
+    let mut look = interval(Duration::from_millis(20));
+    while parts.connections.load(Ordering::Relaxed) > 0 && Instant::now() < limit {
+        look.tick().await;
+    }
+    let left = parts.connections.load(Ordering::Relaxed);
+    if left > 0 {
+        tracing::warn!(connections = left, "the drain limit is over; connections are cut");
+    } else {
+        tracing::info!("drained");
+    }
+}

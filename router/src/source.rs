@@ -1,0 +1,186 @@
+//! Where routes and slices come from: the watches of one namespace, or a file. The only part that talks to the API server.
+//!
+//! A source never decides: it says what exists, and `control` knows what absence means.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::core::DeserializeGuard;
+use kube::{Api, Client};
+use serde::Deserialize;
+use serin_crds::{InferenceRoute, labels};
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+/// How often the file is looked at.
+const FILE_INTERVAL: Duration = Duration::from_millis(20);
+/// How long one watch lasts before it is asked for anew: a connection that died without a word is noticed by then.
+const WATCH_SECONDS: u32 = 60;
+
+/// Something that a source saw.
+#[derive(Debug)]
+pub enum Change {
+    /// A route was made or changed.
+    Route(Box<InferenceRoute>),
+    /// A route is gone.
+    RouteGone(Box<InferenceRoute>),
+    /// A slice was made or changed.
+    Slice(Box<EndpointSlice>),
+    /// A slice is gone.
+    SliceGone(Box<EndpointSlice>),
+    /// These are all the routes that there are.
+    AllRoutes(Vec<InferenceRoute>),
+    /// These are all the slices that there are.
+    AllSlices(Vec<EndpointSlice>),
+    /// Everything said so far is complete: the router may become ready.
+    Complete,
+}
+
+/// Why the routes file was not taken.
+#[derive(Debug, Error)]
+pub enum FileError {
+    /// It could not be read.
+    #[error("the routes file `{0}` could not be read")]
+    Read(PathBuf, #[source] std::io::Error),
+    /// It is not `{"routes": [InferenceRoute], "slices": [EndpointSlice]}`.
+    #[error("the routes file `{0}` is not a JSON object with `routes` and `slices`")]
+    Parse(PathBuf, #[source] serde_json::Error),
+}
+
+#[derive(Debug, Deserialize)]
+struct RoutesFile {
+    routes: Vec<InferenceRoute>,
+    slices: Vec<EndpointSlice>,
+}
+
+/// Follows the InferenceRoutes and the EndpointSlices of a namespace until nobody listens. Both are listed with quorum,
+/// and once more before `Complete`; an API server that is away changes nothing.
+pub async fn watch(client: Client, namespace: String, changes: mpsc::Sender<Change>) {
+    for last in [false, true] {
+        let routes: Api<Guarded> = Api::namespaced(client.clone(), &namespace);
+        let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), &namespace);
+        // resourceVersion stays unset in the lists, which makes them quorum reads.
+        let config = watcher::Config::default().timeout(WATCH_SECONDS);
+        let of_services = config.clone().labels(labels::SERVICE);
+        let routes = watcher(routes, config).default_backoff();
+        let slices = watcher(slices, of_services).default_backoff();
+        if follow(routes, slices, &changes, last).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// One route that cannot be read must not keep the others from being followed.
+type Guarded = DeserializeGuard<InferenceRoute>;
+
+fn valid(route: Guarded) -> Option<InferenceRoute> {
+    let invalid = match route.0 {
+        Ok(route) => return Some(route),
+        Err(invalid) => invalid,
+    };
+    let name = invalid.metadata.name.as_deref().unwrap_or_default();
+    tracing::warn!(route = name, error = %invalid.error, "an InferenceRoute cannot be read; what is in use for it stays");
+    None
+}
+
+/// Nobody listens any more.
+struct Closed;
+
+/// Passes on what two watches say; with `last` for ever, else until both have listed everything.
+async fn follow(
+    routes: impl Stream<Item = watcher::Result<Event<Guarded>>>,
+    slices: impl Stream<Item = watcher::Result<Event<EndpointSlice>>>,
+    changes: &mpsc::Sender<Change>,
+    last: bool,
+) -> Result<(), Closed> {
+    let (mut routes, mut slices) = (std::pin::pin!(routes), std::pin::pin!(slices));
+    let (mut all_routes, mut all_slices) = (Vec::new(), Vec::new());
+    let (mut routes_listed, mut slices_listed) = (false, false);
+    loop {
+        let was_complete = routes_listed && slices_listed;
+        let change = tokio::select! {
+            Some(event) = routes.next() => match event {
+                Ok(Event::Init) => { all_routes.clear(); None }
+                Ok(Event::InitApply(route)) => { all_routes.extend(valid(route)); None }
+                Ok(Event::InitDone) => {
+                    routes_listed = true;
+                    Some(Change::AllRoutes(std::mem::take(&mut all_routes)))
+                }
+                Ok(Event::Apply(route)) => valid(route).map(|route| Change::Route(Box::new(route))),
+                Ok(Event::Delete(route)) => valid(route).map(|route| Change::RouteGone(Box::new(route))),
+                Err(error) => { report("InferenceRoutes", &error); None }
+            },
+            Some(event) = slices.next() => match event {
+                Ok(Event::Init) => { all_slices.clear(); None }
+                Ok(Event::InitApply(slice)) => { all_slices.push(slice); None }
+                Ok(Event::InitDone) => {
+                    slices_listed = true;
+                    Some(Change::AllSlices(std::mem::take(&mut all_slices)))
+                }
+                Ok(Event::Apply(slice)) => Some(Change::Slice(Box::new(slice))),
+                Ok(Event::Delete(slice)) => Some(Change::SliceGone(Box::new(slice))),
+                Err(error) => { report("EndpointSlices", &error); None }
+            },
+            else => return Ok(()),
+        };
+        if let Some(change) = change {
+            changes.send(change).await.map_err(|_| Closed)?;
+        }
+        if routes_listed && slices_listed && !was_complete {
+            if !last {
+                return Ok(());
+            }
+            changes.send(Change::Complete).await.map_err(|_| Closed)?;
+        }
+    }
+}
+
+fn report(kind: &str, error: &watcher::Error) {
+    tracing::warn!(kind, %error, "the API server could not be asked; the routes in use stay");
+}
+
+/// Follows a file: for tests, and for a router without a cluster. Whoever writes it puts the new one in place by rename.
+pub async fn follow_file(path: PathBuf, changes: mpsc::Sender<Change>) {
+    let mut interval = tokio::time::interval(FILE_INTERVAL);
+    let mut seen = None;
+    let mut complete = false;
+    loop {
+        interval.tick().await;
+        let stamp = stamp(&path);
+        if seen.is_some() && stamp == seen {
+            continue;
+        }
+        seen = stamp;
+        let file = match read(&path) {
+            Ok(file) => file,
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the routes in use stay");
+                continue;
+            }
+        };
+        let mut said = vec![Change::AllSlices(file.slices), Change::AllRoutes(file.routes)];
+        said.extend((!complete).then_some(Change::Complete));
+        complete = true;
+        for change in said {
+            if changes.send(change).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// What changes whenever another file is put in place. `None`: there is none.
+fn stamp(path: &Path) -> Option<(u64, i64, i64)> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = std::fs::metadata(path).ok()?;
+    Some((meta.ino(), meta.mtime(), meta.mtime_nsec()))
+}
+
+fn read(path: &Path) -> Result<RoutesFile, FileError> {
+    let bytes = std::fs::read(path).map_err(|source| FileError::Read(path.to_owned(), source))?;
+    serde_json::from_slice(&bytes).map_err(|source| FileError::Parse(path.to_owned(), source))
+}
