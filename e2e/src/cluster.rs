@@ -71,7 +71,8 @@ impl Cluster {
             };
             cluster.step("cluster", "bash", &["e2e/cluster/up"]).await?;
             // -0 keeps values whole, whatever is in them.
-            let environment = cluster.output("bash", &["-c", "eval \"$(e2e/cluster/env)\" && env -0"], None).await?;
+            let environment =
+                cluster.output("bash", &["-c", "eval \"$(e2e/cluster/env)\" && env -0"], None).await?;
             cluster.environment = variables(&environment.checked("e2e/cluster/env")?);
             // Helm makes CRDs, but never changes them.
             let crds = ["apply", "--server-side", "--force-conflicts", "-f", "charts/serin/crds"];
@@ -104,11 +105,14 @@ impl Cluster {
         }
         self.step("chart", "helm", &arguments).await?;
         let enforce = "pod-security.kubernetes.io/enforce=restricted";
-        self.step("pod security", "kubectl", &["label", "namespace", SYSTEM, enforce, "--overwrite"]).await.map(drop)
+        self.step("pod security", "kubectl", &["label", "namespace", SYSTEM, enforce, "--overwrite"])
+            .await
+            .map(drop)
     }
 
     async fn image_id(&self) -> String {
-        let script = ". e2e/cluster/settings.sh && \"$CLIENT\" image inspect -f '{{.Id}}' localhost/serin:dev";
+        let script =
+            ". e2e/cluster/settings.sh && \"$CLIENT\" image inspect -f '{{.Id}}' localhost/serin:dev";
         match self.output("bash", &["-c", script], None).await {
             Ok(Output { success: true, stdout, .. }) => stdout.trim().replace(':', "-"),
             _ => self.tag.clone(),
@@ -150,7 +154,9 @@ impl Cluster {
     /// # Errors
     /// It fails; its standard error is in the message.
     pub async fn kubectl_with(&self, arguments: &[&str], input: &str) -> anyhow::Result<String> {
-        self.output("kubectl", arguments, Some(input)).await?.checked(&format!("kubectl {}", arguments.join(" ")))
+        self.output("kubectl", arguments, Some(input))
+            .await?
+            .checked(&format!("kubectl {}", arguments.join(" ")))
     }
 
     /// Runs a line of bash where kubectl and helm mean this cluster.
@@ -175,7 +181,12 @@ impl Cluster {
     ///
     /// # Errors
     /// The program cannot be run at all.
-    pub async fn output(&self, program: &str, arguments: &[&str], input: Option<&str>) -> anyhow::Result<Output> {
+    pub async fn output(
+        &self,
+        program: &str,
+        arguments: &[&str],
+        input: Option<&str>,
+    ) -> anyhow::Result<Output> {
         let mut command = self.command(program, arguments);
         command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -184,7 +195,8 @@ impl Cluster {
             pipe.write_all(input.as_bytes()).await.with_context(|| format!("write to {program}"))?;
         }
         let ended = tokio::time::timeout(COMMAND_LIMIT, child.wait_with_output()).await;
-        let output = ended.with_context(|| format!("{program} {}: no end in {COMMAND_LIMIT:?}", arguments.join(" ")))??;
+        let output = ended
+            .with_context(|| format!("{program} {}: no end in {COMMAND_LIMIT:?}", arguments.join(" ")))??;
         Ok(Output {
             success: output.status.success(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -43,7 +43,8 @@ pub async fn everything(story: &Story) -> anyhow::Result<PathBuf> {
             write(story, &place, &format!("{name}.log"), &logs).await?;
             let restarts = pod.status.and_then(|status| status.container_statuses).unwrap_or_default();
             if restarts.iter().any(|container| container.restart_count > 0) {
-                write(story, &place, &format!("{name}.previous.log"), &[&logs[..], &["--previous"]].concat()).await?;
+                write(story, &place, &format!("{name}.previous.log"), &[&logs[..], &["--previous"]].concat())
+                    .await?;
             }
         }
     }
@@ -53,5 +54,6 @@ pub async fn everything(story: &Story) -> anyhow::Result<PathBuf> {
 async fn write(story: &Story, place: &std::path::Path, file: &str, arguments: &[&str]) -> anyhow::Result<()> {
     let output = story.cluster.output("kubectl", arguments, None).await?;
     let path = place.join(file);
-    std::fs::write(&path, format!("{}{}", output.stdout, output.stderr)).with_context(|| format!("write {}", path.display()))
+    std::fs::write(&path, format!("{}{}", output.stdout, output.stderr))
+        .with_context(|| format!("write {}", path.display()))
 }

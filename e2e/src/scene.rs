@@ -12,7 +12,7 @@ use kube::api::ListParams;
 use serin_crds::labels;
 
 use crate::models;
-use crate::service::Service;
+use crate::service::{PodSeen, Service};
 use crate::story::Story;
 use crate::traffic::pod::Stream;
 use crate::traffic::wire::PhaseReport;
@@ -47,8 +47,11 @@ impl<'a> Scene<'a> {
         story.apply(&["storage-secret", "iris", "magika"]).await?;
         let (iris, magika) = (Service::new(story, "iris"), Service::new(story, "magika"));
         let image = story.cluster.traffic_image();
-        let (traffic, _, _) =
-            tokio::try_join!(Traffic::start(&story.client, &story.namespace, &image), iris.ready(), magika.ready())?;
+        let (traffic, _, _) = tokio::try_join!(
+            Traffic::start(&story.client, &story.namespace, &image),
+            iris.ready(),
+            magika.ready()
+        )?;
         let (first, magika_revision) = tokio::try_join!(iris.settled(), magika.settled())?;
         iris.pods_ready(&first, 2).await?;
         let mut scene = Self { story, iris, first: first.clone(), traffic, models: BTreeMap::new() };
@@ -107,6 +110,16 @@ impl<'a> Scene<'a> {
         Ok(phase)
     }
 
+    /// Checks that the pods of the first revision are what they were: none replaced, none restarted.
+    ///
+    /// # Errors
+    /// One of them is not.
+    pub async fn first_untouched(&self, before: &[PodSeen]) -> anyhow::Result<()> {
+        let now = self.iris.pods(&self.first).await?;
+        ensure!(now == before, "pods of {} before: {before:?}, now: {now:?}", self.first);
+        Ok(())
+    }
+
     /// Ends both loads; fails unless every request got its answer.
     ///
     /// # Errors
@@ -116,7 +129,12 @@ impl<'a> Scene<'a> {
         self.traffic.phase("iris", "end", PHASE).await?;
         let iris = self.stop("iris").await?;
         let magika = self.stop("magika").await?;
-        ensure!(iris.sent >= 2 * PHASE, "expected at least {} requests on iris, sent {}", 2 * PHASE, iris.sent);
+        ensure!(
+            iris.sent >= 2 * PHASE,
+            "expected at least {} requests on iris, sent {}",
+            2 * PHASE,
+            iris.sent
+        );
         ensure!(magika.sent > 0, "magika got no request");
         Ok(())
     }
@@ -126,9 +144,16 @@ impl<'a> Scene<'a> {
     /// # Errors
     /// Requests were lost.
     pub async fn stop(&self, load: &str) -> anyhow::Result<Verdict> {
-        let verdict = self.traffic.stop(load, &self.models).await.with_context(|| format!("stop load {load}"))?;
+        let verdict =
+            self.traffic.stop(load, &self.models).await.with_context(|| format!("stop load {load}"))?;
         println!("  {verdict}");
-        ensure!(verdict.lost == 0, "{} of {} requests lost:\n{}", verdict.lost, verdict.sent, verdict.losses.join("\n"));
+        ensure!(
+            verdict.lost == 0,
+            "{} of {} requests lost:\n{}",
+            verdict.lost,
+            verdict.sent,
+            verdict.losses.join("\n")
+        );
         Ok(verdict)
     }
 }

@@ -121,7 +121,8 @@ impl Service {
         let service = self
             .until(&format!("{percent} % in force at every router"), |service| {
                 holds(service, conditions::TRAFFIC_APPLIED)
-                    && canary(service).is_some_and(|canary| canary.in_force == wanted && canary.percent == wanted)
+                    && canary(service)
+                        .is_some_and(|canary| canary.in_force == wanted && canary.percent == wanted)
             })
             .await?;
         canary(&service).map(|canary| canary.revision_name.clone()).context("no canary in status")
@@ -180,10 +181,15 @@ impl Service {
     /// The API server does not list them.
     pub async fn revisions(&self) -> anyhow::Result<Vec<String>> {
         use k8s_openapi::api::apps::v1::ControllerRevision;
-        let revisions = Api::<ControllerRevision>::namespaced(self.story.client.clone(), &self.story.namespace);
+        let revisions =
+            Api::<ControllerRevision>::namespaced(self.story.client.clone(), &self.story.namespace);
         let selector = format!("{}={}", labels::SERVICE, self.name);
-        let mut names: Vec<_> =
-            revisions.list(&ListParams::default().labels(&selector)).await?.iter().map(ResourceExt::name_any).collect();
+        let mut names: Vec<_> = revisions
+            .list(&ListParams::default().labels(&selector))
+            .await?
+            .iter()
+            .map(ResourceExt::name_any)
+            .collect();
         names.sort();
         Ok(names)
     }
@@ -197,9 +203,52 @@ impl Service {
         let service = services.get(&self.name).await.with_context(|| format!("Service {}", self.name))?;
         let spec = service.spec.unwrap_or_default();
         let address = spec.cluster_ip.filter(|ip| ip != "None").context("a Service without a cluster IP")?;
-        let port = spec.ports.unwrap_or_default().first().map(|port| port.port).context("a Service without a port")?;
+        let port = spec
+            .ports
+            .unwrap_or_default()
+            .first()
+            .map(|port| port.port)
+            .context("a Service without a port")?;
         ensure!(port == 80, "Service {}: expected port 80, got {port}", self.name);
         Ok(format!("{address}:{port}"))
+    }
+}
+
+/// An answer through the API server's proxy.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Status code.
+    pub status: u16,
+    /// `Serin-Revision`.
+    pub revision: Option<String>,
+    /// `Serin-Cause`.
+    pub cause: Option<String>,
+    /// The body.
+    pub body: String,
+}
+
+impl Service {
+    /// Posts JSON to the service, through the API server; with `pin`, to that revision.
+    ///
+    /// # Errors
+    /// The API server does not pass it on. An answer of any status is none.
+    pub async fn call(&self, path: &str, body: &Value, pin: Option<&str>) -> anyhow::Result<Answer> {
+        use http_body_util::BodyExt;
+        let namespace = &self.story.namespace;
+        let url = format!("/api/v1/namespaces/{namespace}/services/{}:80/proxy{path}", self.name);
+        let mut request = http::Request::post(url).header(http::header::CONTENT_TYPE, "application/json");
+        if let Some(revision) = pin {
+            request = request.header(labels::HEADER_REVISION, revision);
+        }
+        let response = self.story.client.send(request.body(serde_json::to_vec(body)?.into())?).await?;
+        let header = |name| {
+            let value = response.headers().get(name)?;
+            Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+        };
+        let (revision, cause) = (header(labels::HEADER_REVISION), header(labels::HEADER_CAUSE));
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await?.to_bytes();
+        Ok(Answer { status, revision, cause, body: String::from_utf8_lossy(&body).into_owned() })
     }
 }
 
@@ -248,5 +297,9 @@ pub fn canary(service: &InferenceService) -> Option<&TrafficTarget> {
 /// Traffic in force by revision.
 pub fn in_force(service: &InferenceService) -> BTreeMap<String, String> {
     let traffic = component(service).map(|component| component.traffic.iter());
-    traffic.into_iter().flatten().map(|target| (target.revision_name.clone(), target.in_force.clone())).collect()
+    traffic
+        .into_iter()
+        .flatten()
+        .map(|target| (target.revision_name.clone(), target.in_force.clone()))
+        .collect()
 }

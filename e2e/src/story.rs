@@ -9,10 +9,11 @@ use futures::FutureExt;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
 use crate::dump;
+use crate::repository;
 
 /// Label of namespaces that stories make.
 const LABEL: &str = "serin-e2e/story";
@@ -49,7 +50,8 @@ impl Story {
                 "labels": {LABEL: name, "pod-security.kubernetes.io/enforce": "restricted"},
             },
         }))?;
-        let made = namespaces.create(&PostParams::default(), &namespace).await.context("create a namespace")?;
+        let made =
+            namespaces.create(&PostParams::default(), &namespace).await.context("create a namespace")?;
         let namespace = made.metadata.name.context("a namespace without a name")?;
         Ok(Self { name: name.to_owned(), namespace, cluster, client })
     }
@@ -73,14 +75,42 @@ impl Story {
         self.kubectl(&arguments).await.map(drop)
     }
 
+    /// Applies one file of `examples/` with something changed in each of its objects.
+    ///
+    /// # Errors
+    /// The file cannot be read, or the API server refuses.
+    pub async fn apply_changed(&self, example: &str, change: impl Fn(&mut Value)) -> anyhow::Result<()> {
+        let text = changed(example, change)?;
+        let arguments = ["-n", &self.namespace, "apply", "-f", "-"];
+        self.cluster.kubectl_with(&arguments, &text).await.map(drop)
+    }
+
     /// Deletes the namespace; nobody waits for its end.
     ///
     /// # Errors
     /// The API server refuses.
     pub async fn end(&self) -> anyhow::Result<()> {
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
-        namespaces.delete(&self.namespace, &DeleteParams::default()).await.map(drop).context("delete the namespace")
+        namespaces
+            .delete(&self.namespace, &DeleteParams::default())
+            .await
+            .map(drop)
+            .context("delete the namespace")
     }
+}
+
+/// A file of `examples/` with something changed in each of its objects.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn changed(example: &str, change: impl Fn(&mut Value)) -> anyhow::Result<String> {
+    let path = repository().join("examples").join(example).with_extension("yaml");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    let mut documents: Vec<Value> =
+        serde_saphyr::from_multiple(&text).with_context(|| format!("read {}", path.display()))?;
+    documents.iter_mut().for_each(change);
+    // JSON is YAML.
+    Ok(documents.iter().map(|document| format!("---\n{document}\n")).collect())
 }
 
 /// Tells a story on a cluster with Serin installed. Where it fails, everything in its namespace is written to
@@ -110,7 +140,11 @@ pub async fn tell_on(
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
         Err(anyhow!("panicked: {}", text.unwrap_or_default()))
     });
-    println!("story {name}: {} after {:.1} s", if told.is_ok() { "told" } else { "FAILED" }, began.elapsed().as_secs_f64());
+    println!(
+        "story {name}: {} after {:.1} s",
+        if told.is_ok() { "told" } else { "FAILED" },
+        began.elapsed().as_secs_f64()
+    );
     if let Err(error) = &told {
         println!("{error:#}");
         match dump::everything(&story).await {

@@ -75,7 +75,8 @@ where
         }
     })
     .await;
-    gone.ok().with_context(|| format!("waited {limit:?} for {name} to be gone; it was last: {}", shown(&last)))
+    gone.ok()
+        .with_context(|| format!("waited {limit:?} for {name} to be gone; it was last: {}", shown(&last)))
 }
 
 /// Waits until `done` holds for all objects that `config` selects.
@@ -114,7 +115,8 @@ where
             Ok(objects)
         }
         Err(_) => {
-            let names: Vec<_> = reader.state().iter().map(|object| reflector::ObjectRef::from_obj(&**object).name).collect();
+            let names: Vec<_> =
+                reader.state().iter().map(|object| reflector::ObjectRef::from_obj(&**object).name).collect();
             bail!("waited {limit:?} for {what}; there were last: {names:?}")
         }
     }

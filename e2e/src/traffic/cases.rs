@@ -39,7 +39,8 @@ pub struct Sample {
 }
 
 fn read<T: serde::de::DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("read {} (`make models` writes it)", path.display()))?;
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("read {} (`make models` writes it)", path.display()))?;
     serde_json::from_str(&text).with_context(|| format!("read {}", path.display()))
 }
 
@@ -50,14 +51,19 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
 pub fn iris(models: &Path, service: &str) -> anyhow::Result<Vec<Case>> {
     let found: Disagreement = read(&models.join("disagree.json"))?;
     let answer = |name: &str, row: usize| {
-        found.answers.get(name).and_then(|rows| rows.get(row)).with_context(|| format!("disagree.json: no {name}[{row}]"))
+        found
+            .answers
+            .get(name)
+            .and_then(|rows| rows.get(row))
+            .with_context(|| format!("disagree.json: no {name}[{row}]"))
     };
     let mut cases = Vec::new();
     for (number, row) in found.rows.iter().enumerate() {
         let mut expected = BTreeMap::new();
         for model in ["a", "b", "c"] {
             let label: f64 = serde_json::from_value(answer(model, number)?.clone())?;
-            let probabilities: Vec<f64> = serde_json::from_value(answer(&format!("{model}_probabilities"), number)?.clone())?;
+            let probabilities: Vec<f64> =
+                serde_json::from_value(answer(&format!("{model}_probabilities"), number)?.clone())?;
             let outputs = [("label".to_owned(), vec![label]), ("probabilities".to_owned(), probabilities)];
             expected.insert(model.to_owned(), Expected::Outputs(outputs.into()));
         }
@@ -91,7 +97,8 @@ pub fn magika(models: &Path, service: &str) -> anyhow::Result<Vec<Case>> {
         .into_iter()
         .filter(|sample| (sample.score_v3_2 - sample.score_v3_3).abs() >= MAGIKA_LEAST_DIFFERENCE)
         .map(|sample| {
-            let expected = [("v3_2".to_owned(), top(sample.score_v3_2)), ("v3_3".to_owned(), top(sample.score_v3_3))];
+            let expected =
+                [("v3_2".to_owned(), top(sample.score_v3_2)), ("v3_3".to_owned(), top(sample.score_v3_3))];
             v2(service, &magika_input(&sample), expected.into())
         })
         .collect();

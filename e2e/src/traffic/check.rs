@@ -22,10 +22,13 @@ pub fn model_of<'a>(case: &'a Case, model: &str, id: &str, body: &[u8]) -> Resul
         Protocol::V1 => v1_outputs(&answer)?,
         Protocol::V2 => v2_outputs(&answer, model, id)?,
     };
-    let mut right = case.expected.iter().filter(|(_, expected)| matches(expected, &outputs)).map(|(name, _)| name);
+    let mut right =
+        case.expected.iter().filter(|(_, expected)| matches(expected, &outputs)).map(|(name, _)| name);
     match (right.next(), right.next()) {
         (Some(name), None) => Ok(name),
-        (Some(one), Some(other)) => Err(format!("answer fits {one} and {other}: the case tells no models apart")),
+        (Some(one), Some(other)) => {
+            Err(format!("answer fits {one} and {other}: the case tells no models apart"))
+        }
         (None, _) => Err("answer of no known model".to_owned()),
     }
 }
@@ -72,7 +75,8 @@ fn numbers(value: &Value) -> Result<Vec<f64>, String> {
 fn matches(expected: &Expected, got: &Outputs) -> bool {
     match expected {
         Expected::Outputs(outputs) => {
-            outputs.len() == got.len() && outputs.iter().all(|(name, values)| got.get(name).is_some_and(|got| near(values, got)))
+            outputs.len() == got.len()
+                && outputs.iter().all(|(name, values)| got.get(name).is_some_and(|got| near(values, got)))
         }
         Expected::Top { output, length, score } => got.get(output).is_some_and(|got| {
             let top = got.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -82,7 +86,8 @@ fn matches(expected: &Expected, got: &Outputs) -> bool {
 }
 
 fn near(expected: &[f64], got: &[f64]) -> bool {
-    expected.len() == got.len() && expected.iter().zip(got).all(|(one, other)| (one - other).abs() <= TOLERANCE)
+    expected.len() == got.len()
+        && expected.iter().zip(got).all(|(one, other)| (one - other).abs() <= TOLERANCE)
 }
 
 #[cfg(test)]
@@ -93,7 +98,9 @@ mod tests {
 
     fn case(protocol: Protocol) -> Case {
         let outputs = |label: f64, top: f64| {
-            Expected::Outputs([("label".to_owned(), vec![label]), ("p".to_owned(), vec![top, 1.0 - top])].into())
+            Expected::Outputs(
+                [("label".to_owned(), vec![label]), ("p".to_owned(), vec![top, 1.0 - top])].into(),
+            )
         };
         Case {
             protocol,
@@ -139,7 +146,11 @@ mod tests {
     #[test]
     fn an_answer_to_another_request_is_wrong() {
         check(Protocol::V2, &v2("8", "iris", 0, &[0.9, 0.1]), "field `id`: expected 7, got Some(\"8\")");
-        check(Protocol::V2, &v2("7", "rose", 0, &[0.9, 0.1]), "field `model_name`: expected iris, got Some(\"rose\")");
+        check(
+            Protocol::V2,
+            &v2("7", "rose", 0, &[0.9, 0.1]),
+            "field `model_name`: expected iris, got Some(\"rose\")",
+        );
     }
 
     #[test]

@@ -121,7 +121,8 @@ impl Connections {
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Failure> {
         self.counts.opened.fetch_add(1, Ordering::Relaxed);
-        let stream = TcpStream::connect(&self.target).await.map_err(|error| failure("connect", &error, None))?;
+        let stream =
+            TcpStream::connect(&self.target).await.map_err(|error| failure("connect", &error, None))?;
         stream.set_nodelay(true).map_err(|error| failure("connect", &error, None))?;
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| failure("connect", &error, None))?;
@@ -131,7 +132,11 @@ impl Connections {
     }
 }
 
-fn failure(kind: &'static str, error: &dyn std::error::Error, head: Option<http::response::Parts>) -> Failure {
+fn failure(
+    kind: &'static str,
+    error: &dyn std::error::Error,
+    head: Option<http::response::Parts>,
+) -> Failure {
     let mut detail = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

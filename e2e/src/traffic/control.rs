@@ -129,7 +129,8 @@ async fn compare(Json(asked): Json<Comparison>) -> Result<Json<BTreeMap<String, 
     for number in 0..WARM_UP + asked.requests {
         for (name, target, connections, seen) in &mut ways {
             let id = format!("{name}-{number}");
-            let request = generator::request(&asked.case, target, &id).map_err(|error| bad(error.to_string()))?;
+            let request =
+                generator::request(&asked.case, target, &id).map_err(|error| bad(error.to_string()))?;
             let sent = Instant::now();
             let response = connections
                 .call(request)

@@ -160,7 +160,12 @@ pub fn judge(case: &Case, model: &str, id: &str, response: &Response<Bytes>) -> 
         return lost("status", format!("expected status 200, got {}", response.status()), Some(&parts), body);
     }
     if head.get(HEADER_ID).is_none_or(|got| got != id) {
-        return lost("id", format!("expected {HEADER_ID} {id}, got {:?}", head.get(HEADER_ID)), Some(&parts), body);
+        return lost(
+            "id",
+            format!("expected {HEADER_ID} {id}, got {:?}", head.get(HEADER_ID)),
+            Some(&parts),
+            body,
+        );
     }
     let Some(revision) = head.get(HEADER_REVISION).and_then(|value| value.to_str().ok()) else {
         return lost("revision", format!("no header {HEADER_REVISION}"), Some(&parts), body);

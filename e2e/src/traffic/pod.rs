@@ -88,7 +88,8 @@ impl Traffic {
     /// # Errors
     /// They did not within two minutes.
     pub async fn completed(&self, load: &str, requests: u64) -> anyhow::Result<LoadReport> {
-        let report: LoadReport = self.get(&format!("v1/loads/{load}/report?completed={requests}&wait=120")).await?;
+        let report: LoadReport =
+            self.get(&format!("v1/loads/{load}/report?completed={requests}&wait=120")).await?;
         let phase = report.phases.last().context("a report without a phase")?;
         ensure!(
             phase.completed >= requests,
@@ -154,13 +155,18 @@ impl Traffic {
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
-        let answer = self.send(Request::get(self.url(path)), Vec::new()).await.with_context(|| format!("GET {path} of the traffic pod"))?;
+        let answer = self
+            .send(Request::get(self.url(path)), Vec::new())
+            .await
+            .with_context(|| format!("GET {path} of the traffic pod"))?;
         serde_json::from_str(&answer).with_context(|| format!("answer of the traffic pod to {path}"))
     }
 
     async fn post(&self, path: &str, body: &impl Serialize) -> anyhow::Result<String> {
         let request = Request::post(self.url(path)).header(http::header::CONTENT_TYPE, "application/json");
-        self.send(request, serde_json::to_vec(body)?).await.with_context(|| format!("POST {path} of the traffic pod"))
+        self.send(request, serde_json::to_vec(body)?)
+            .await
+            .with_context(|| format!("POST {path} of the traffic pod"))
     }
 
     async fn send(&self, request: http::request::Builder, body: Vec<u8>) -> anyhow::Result<String> {

@@ -15,7 +15,8 @@ pub const PER_ROUTER: u64 = 5;
 /// How far off it is, and the bound.
 pub fn check(phase: &PhaseReport, revision: &str, parts: u16, routers: u64) -> Result<String, String> {
     let count = |wanted: Option<&str>| -> u64 {
-        let counted = phase.answered.iter().filter(|answered| wanted.is_none_or(|name| answered.revision == name));
+        let counted =
+            phase.answered.iter().filter(|answered| wanted.is_none_or(|name| answered.revision == name));
         counted.map(|answered| answered.count).sum()
     };
     let (got, all) = (count(Some(revision)), count(None));
@@ -44,7 +45,8 @@ mod tests {
     use super::*;
 
     fn phase(stable: u64, canary: u64, in_flight: u64) -> PhaseReport {
-        let answered = |revision: &str, count| Answered { revision: revision.to_owned(), count, ..Answered::default() };
+        let answered =
+            |revision: &str, count| Answered { revision: revision.to_owned(), count, ..Answered::default() };
         PhaseReport {
             answered: vec![answered("s", stable), answered("t", canary)],
             in_flight_at_start: in_flight,

@@ -97,7 +97,11 @@ impl fmt::Display for Verdict {
         for (revision, count) in &self.answered {
             write!(f, ", {revision} {count}")?;
         }
-        write!(f, ", resent {} (given back unsent), connections closed by the server {}", self.resent, self.reopened)?;
+        write!(
+            f,
+            ", resent {} (given back unsent), connections closed by the server {}",
+            self.resent, self.reopened
+        )?;
         write!(f, ", p50 {} µs, p99 {} µs", self.latency.0, self.latency.1)
     }
 }
@@ -118,7 +122,14 @@ mod tests {
             })
             .collect();
         let completed = answered.iter().map(|answered| answered.count).sum::<u64>() + lost;
-        let phase = PhaseReport { name: "start".to_owned(), sent, completed, answered, lost, ..PhaseReport::default() };
+        let phase = PhaseReport {
+            name: "start".to_owned(),
+            sent,
+            completed,
+            answered,
+            lost,
+            ..PhaseReport::default()
+        };
         LoadReport { name: "iris".to_owned(), phases: vec![phase], ..LoadReport::default() }
     }
 
@@ -130,14 +141,20 @@ mod tests {
     fn right_answers_of_known_revisions_are_not_lost() {
         let verdict = Verdict::new(&report(&[("r1", "a", 90), ("r2", "b", 10)], 100, 0), &models());
         assert_eq!(verdict.lost, 0);
-        assert!(verdict.to_string().starts_with("iris: sent 100, lost 0 (< 3/100), r1 90, r2 10"), "{verdict}");
+        assert!(
+            verdict.to_string().starts_with("iris: sent 100, lost 0 (< 3/100), r1 90, r2 10"),
+            "{verdict}"
+        );
     }
 
     #[test]
     fn an_answer_under_the_wrong_revision_is_lost() {
         let verdict = Verdict::new(&report(&[("r1", "a", 90), ("r2", "a", 10)], 100, 0), &models());
         assert_eq!(verdict.lost, 10);
-        assert!(verdict.losses[0].contains("revision r2 gave what model a answers, but it serves b"), "{verdict:?}");
+        assert!(
+            verdict.losses[0].contains("revision r2 gave what model a answers, but it serves b"),
+            "{verdict:?}"
+        );
         assert_eq!(Verdict::new(&report(&[("r9", "a", 3)], 3, 0), &models()).lost, 3);
     }
 
