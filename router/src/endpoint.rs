@@ -17,7 +17,7 @@ use self::pool::Pool;
 const SUSPENSION: Duration = Duration::from_secs(1);
 /// Time constant of the latency average.
 const DECAY_NANOS: f64 = 5e9;
-/// What an endpoint that has answered nothing yet is assumed to take, so that it is tried soon.
+/// What an endpoint that has answered nothing yet is assumed to take.
 const FIRST_LATENCY_NANOS: f64 = 1e6;
 /// How long the retries of requests that were in flight on a lost endpoint stay outside of the budget.
 const LOSS_WINDOW: Duration = Duration::from_secs(5);
@@ -120,6 +120,17 @@ impl Endpoint {
         f64::from(self.in_flight() + 1) * latency / (1.0 + age / DECAY_NANOS)
     }
 
+    /// Whether another request is better off here than there. One that has answered nothing yet is compared by its
+    /// requests in flight alone: a new pod gets its part at once, and no rush before it has shown what it can do.
+    pub fn is_better_than(&self, other: &Endpoint, now: Moment) -> bool {
+        let known = |endpoint: &Endpoint| endpoint.latency.load(Ordering::Relaxed) != 0;
+        if known(self) && known(other) {
+            self.cost(now) < other.cost(now)
+        } else {
+            self.in_flight() < other.in_flight()
+        }
+    }
+
     /// Takes in how long a response head took: a slower one counts at once, a faster one by and by (peak EWMA).
     /// Two writers at once may lose a sample, which costs less than a lock.
     pub fn answered(&self, took: Duration, now: Moment) {
@@ -209,6 +220,18 @@ mod tests {
             endpoint.answered(Duration::from_millis(1), at(3 + n));
         }
         assert!(endpoint.cost(at(1003)) < 2.0 * fast, "fast answers bring it down");
+    }
+
+    #[test]
+    fn a_new_pod_is_compared_by_its_load_alone() {
+        let (old, new) = (endpoint(), endpoint());
+        old.answered(Duration::from_micros(10), at(1));
+        assert!(!old.is_better_than(&new, at(1)) && !new.is_better_than(&old, at(1)), "both are idle");
+        let _load = new.begin();
+        assert!(old.is_better_than(&new, at(1)));
+        new.answered(Duration::from_millis(10), at(1));
+        let _more = (0..3).map(|_| old.begin()).collect::<Vec<_>>();
+        assert!(old.is_better_than(&new, at(1)), "three in flight here are done before one there");
     }
 
     #[test]

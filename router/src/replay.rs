@@ -490,7 +490,7 @@ mod tests {
         let third = payload.attempt().collect().await.expect("whole");
         assert_eq!(third.trailers(), Some(&trailers));
         assert_eq!(third.to_bytes(), "abcd");
-        drop(payload);
+        drop((first, payload));
         assert_eq!(memory.used(), 0);
     }
 

@@ -91,6 +91,8 @@ async fn start(args: &Args) -> anyhow::Result<Parts> {
     match &args.routes_file {
         Some(path) => drop(tokio::spawn(source::follow_file(path.clone(), changes))),
         None => {
+            // Set by hand, so that a second provider in the build can never make the choice ambiguous.
+            let _ = rustls::crypto::ring::default_provider().install_default();
             let client = kube::Client::try_default().await.context(
                 "no cluster: outside of a pod a kubeconfig is needed, or --routes-file for a router without a cluster",
             )?;

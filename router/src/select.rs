@@ -131,7 +131,7 @@ fn pick<'a>(endpoints: &'a [Arc<Endpoint>], tried: &Tried, now: Moment) -> Optio
     let first = below(count);
     let second = if count > 1 { (first + 1 + below(count - 1)) % count } else { first };
     let (first, second) = (&endpoints[first], &endpoints[second]);
-    let better = if second.cost(now) < first.cost(now) { second } else { first };
+    let better = if second.is_better_than(first, now) { second } else { first };
     if !tried.has(better) && !better.is_suspended(now) {
         return Some(better);
     }

@@ -3,6 +3,8 @@
 
 mod build;
 mod members;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
