@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tokio::io::AsyncWriteExt;
@@ -88,7 +88,7 @@ impl Cluster {
             self.step("images", "make", &["--no-print-directory", "images"]).await?;
             self.step("load", "make", &["--no-print-directory", "load"]).await?;
         }
-        self.step("storage", "bash", &["e2e/cluster/storage"]).await.map(drop)
+        self.step("storage", "bash", &["e2e/cluster/storage"]).await
     }
 
     async fn install(&self) -> anyhow::Result<()> {
@@ -210,13 +210,16 @@ impl Cluster {
         command
     }
 
-    /// A step of the preparation: named, timed, its output shown when it fails.
-    async fn step(&self, name: &str, program: &str, arguments: &[&str]) -> anyhow::Result<String> {
+    /// A step of the preparation: named, timed, its output shown as it comes.
+    async fn step(&self, name: &str, program: &str, arguments: &[&str]) -> anyhow::Result<()> {
         let began = Instant::now();
         eprintln!("{name} ...");
-        let printed = self.output(program, arguments, None).await?.checked(name)?;
+        let mut command = self.command(program, arguments);
+        let status = command.stdin(Stdio::null()).kill_on_drop(true).status().await;
+        let status = status.with_context(|| format!("run {program}"))?;
+        ensure!(status.success(), "{name}: {program} {} ended with {status}", arguments.join(" "));
         eprintln!("{name}: {:.1} s", began.elapsed().as_secs_f64());
-        Ok(printed)
+        Ok(())
     }
 }
 

@@ -6,11 +6,13 @@
 //! - [`service`]: an InferenceService as its user sees it: apply, patch, wait for its status.
 //! - [`wait`]: waiting with watches.
 //! - [`traffic`]: the load, and the ledger of every request.
+//! - [`magika`]: from magika's scores to the type of a file.
 //!
 //! The stories themselves are in `tests/stories`, one file each; the demo and the figures are programs in `bin`.
 
 pub mod cluster;
 pub mod dump;
+pub mod magika;
 pub mod scene;
 pub mod service;
 pub mod story;

@@ -2,7 +2,7 @@
 //! story fails. Talks to the API server.
 
 use std::panic::AssertUnwindSafe;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use futures::FutureExt;
@@ -14,9 +14,13 @@ use serde_json::{Value, json};
 use crate::cluster::Cluster;
 use crate::dump;
 use crate::repository;
+use crate::wait;
 
 /// Label of namespaces that stories make.
 const LABEL: &str = "serin-e2e/story";
+
+/// Model pods take up to their grace to go.
+const GONE_WITHIN: Duration = Duration::from_secs(180);
 
 /// A story that is being told.
 #[derive(Clone)]
@@ -54,6 +58,24 @@ impl Story {
             namespaces.create(&PostParams::default(), &namespace).await.context("create a namespace")?;
         let namespace = made.metadata.name.context("a namespace without a name")?;
         Ok(Self { name: name.to_owned(), namespace, cluster, client })
+    }
+
+    /// A story in a namespace of this name, emptied first.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub async fn in_namespace(name: &str, cluster: Cluster) -> anyhow::Result<Self> {
+        let client = cluster.client().await?;
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        if namespaces.get_opt(name).await?.is_some() {
+            namespaces.delete(name, &DeleteParams::default()).await.context("delete the namespace of last time")?;
+            wait::gone(&namespaces, name, GONE_WITHIN).await?;
+        }
+        let namespace: Namespace = serde_json::from_value(json!({
+            "metadata": {"name": name, "labels": {LABEL: name, "pod-security.kubernetes.io/enforce": "restricted"}},
+        }))?;
+        namespaces.create(&PostParams::default(), &namespace).await.context("create a namespace")?;
+        Ok(Self { name: name.to_owned(), namespace: name.to_owned(), cluster, client })
     }
 
     /// Runs kubectl in the story's namespace; its standard output.

@@ -1,2 +1,0 @@
-//! `serin-bench`.
-fn main() {}

@@ -1,2 +1,0 @@
-//! `serin-demo`.
-fn main() {}
