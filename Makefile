@@ -51,3 +51,21 @@ clippy: ## lint Rust and shell
 	@git ls-files -z | xargs -0 grep -lIE '^#!/(usr/bin/env bash|bin/sh|bin/bash)' | xargs shellcheck
 deny: ## licences, bans, sources and advisories of dependencies
 	@.ci/deny
+
+# tests, demo and figures
+STORY ?=
+.PHONY: test e2e demo bench-patch bench-hop bench-runtime bench-memory
+test: models ## all tests, the stories on the test cluster included; ends with "N passed, N failed"
+	@.ci/test all
+e2e: models ## the stories on the test cluster; one of them: make e2e STORY=canary
+	@.ci/test stories $(STORY)
+demo: setup models ## the main job live: a cluster, two models, canaries under load, nothing lost
+	@cargo run --release --locked --quiet -p serin-e2e --bin serin-demo
+bench-patch: models ## from a patched percentage to its first use: p50 and p99
+	@cargo run --release --locked --quiet -p serin-e2e --bin serin-bench -- patch
+bench-hop: models ## what the router adds to a request
+	@cargo run --release --locked --quiet -p serin-e2e --bin serin-bench -- hop
+bench-runtime: models ## the model server beside a bare loop around the session
+	@cargo run --release --locked --quiet -p serin-e2e --bin serin-bench -- runtime
+bench-memory: ## memory of operator and routers, as they run now
+	@cargo run --release --locked --quiet -p serin-e2e --bin serin-bench -- memory
