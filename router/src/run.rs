@@ -79,6 +79,7 @@ async fn start(args: &Args) -> anyhow::Result<Parts> {
     let address = SocketAddr::new(args.host, args.admin_port);
     let listener =
         TcpListener::bind(address).await.with_context(|| format!("the admin port {address} cannot be bound"))?;
+    let address = listener.local_addr().unwrap_or(address);
     tokio::spawn(admin::serve(listener, Arc::new(admin)));
     let builder = Builder {
         namespace: args.namespace.clone(),
