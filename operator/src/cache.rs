@@ -97,8 +97,12 @@ impl<K: Resource + Clone> Cache<K> {
 }
 
 /// Follows a kind: its cache, and the group of every object that appears, changes or goes. The cache is filled only while the
-/// stream is polled. Errors of the watch are logged, and it goes on with a growing delay.
-pub fn follow<K>(api: Api<K>, config: watcher::Config) -> (Cache<K>, impl Stream<Item = Group> + Send + 'static)
+/// stream is polled; `trim` takes away what nobody reads. Errors of the watch are logged, and it goes on with a growing delay.
+pub fn follow<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    trim: fn(&mut K),
+) -> (Cache<K>, impl Stream<Item = Group> + Send + 'static)
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     K: Clone + DeserializeOwned + Debug + Send + Sync + 'static,
@@ -106,7 +110,7 @@ where
     let (first_list, ready) = watch::channel(false);
     let index = Arc::new(RwLock::new(Index::<K>::default()));
     let cache = Cache { index: index.clone(), ready };
-    let events = watcher(api, config).default_backoff().flat_map(move |event| {
+    let events = watcher(api, config).modify(trim).default_backoff().flat_map(move |event| {
         let touched = match event {
             Ok(event) => {
                 let complete = matches!(event, watcher::Event::InitDone);

@@ -87,7 +87,7 @@ pub fn validate(service: &InferenceService) -> Result<Valid, Refusal> {
     check_storage(&spec.predictor)?;
     number("spec.predictor.timeout", spec.predictor.timeout, 60, 1..=3600)?;
     Ok(Valid {
-        owner: owner(service)?,
+        owner: checked_owner(service)?,
         predictor: spec.predictor.clone(),
         wishes: Wishes {
             generation: service.metadata.generation.unwrap_or_default(),
@@ -113,13 +113,24 @@ pub fn validate(service: &InferenceService) -> Result<Valid, Refusal> {
     })
 }
 
-fn owner(service: &InferenceService) -> Result<Owner, Refusal> {
-    let name = service.name_any();
-    if name.len() > LONGEST_NAME {
-        return Err(refusal("metadata.name", format!("at most {LONGEST_NAME} characters"), name.len()));
+/// Whom the children of a service belong to.
+pub fn owner(service: &InferenceService) -> Owner {
+    Owner {
+        namespace: service.namespace().unwrap_or_default(),
+        name: service.name_any(),
+        uid: service.uid().unwrap_or_default(),
     }
-    let uid = service.uid().ok_or_else(|| refusal("metadata.uid", "an object of the API server", "none"))?;
-    Ok(Owner { namespace: service.namespace().unwrap_or_default(), name, uid })
+}
+
+fn checked_owner(service: &InferenceService) -> Result<Owner, Refusal> {
+    let owner = owner(service);
+    if owner.name.len() > LONGEST_NAME {
+        return Err(refusal("metadata.name", format!("at most {LONGEST_NAME} characters"), owner.name.len()));
+    }
+    if owner.uid.is_empty() {
+        return Err(refusal("metadata.uid", "an object of the API server", "none"));
+    }
+    Ok(owner)
 }
 
 /// A whole number within bounds, or its default.
