@@ -62,6 +62,7 @@ async fn ready(State(admin): State<Admin>) -> Response {
 async fn metrics(State(admin): State<Admin>) -> Response {
     let waiting = admin.repository.served().map_or(0, |served| served.instances.waiting());
     admin.metrics.queue_depth.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+    admin.metrics.model_bytes.set(i64::try_from(admin.repository.fetched_bytes()).unwrap_or(i64::MAX));
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(CONTENT_TYPE, content_type)], admin.metrics.text()).into_response()
 }
@@ -75,12 +76,11 @@ async fn status(State(admin): State<Admin>) -> Response {
         "settings": *admin.choices,
     });
     if let Some(served) = admin.repository.served() {
-        let metadata = v2::write_metadata(admin.repository.name(), &served.signature);
         status["digest"] = json!(served.digest);
         status["file"] = json!(served.file);
         status["bytes"] = json!(served.bytes);
         status["waiting"] = json!(served.instances.waiting());
-        status["signature"] = serde_json::from_slice(&metadata).unwrap_or_default();
+        status["signature"] = json!(v2::metadata(admin.repository.name(), &served.signature));
     }
     axum::Json(status).into_response()
 }

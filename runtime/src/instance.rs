@@ -219,10 +219,10 @@ impl Worker {
             let started = Instant::now();
             let result = model.run(&job.inputs, &job.outputs);
             let took = started.elapsed();
-            // The caller may have gone meanwhile; then nobody wants the result.
-            drop(job.reply.send(result));
             self.metrics.run_seconds.observe(took.as_secs_f64());
             self.remember(took);
+            // The caller may have gone meanwhile; then nobody wants the result.
+            drop(job.reply.send(result));
         }
     }
 

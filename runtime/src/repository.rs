@@ -144,7 +144,7 @@ impl Repository {
     pub async fn load(self: &Arc<Self>, settings: Settings) -> Result<Arc<Served>, Failure> {
         let started = Instant::now();
         let fetched = storage::fetch(&settings.location, &settings.storage, &self.progress).await?;
-        self.metrics.model_bytes.set(i64::try_from(fetched.bytes).unwrap_or(i64::MAX));
+        self.progress.set(fetched.bytes);
         tracing::info!(bytes = fetched.bytes, digest = fetched.digest, "the model is here");
         self.enter(Phase::Loading);
         let (this, file) = (self.clone(), fetched.model_file.clone());

@@ -153,6 +153,13 @@ pub(crate) fn digest(files: &mut [File]) -> String {
     format!("sha256:{}", hex(&hash.finalize()))
 }
 
+/// TLS by ring, which the rest of the workspace uses as well. Has to be said once before the first client is made.
+pub(crate) fn choose_tls() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    // Fails only where somebody has chosen before, which then holds.
+    ONCE.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+}
+
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -7,7 +7,7 @@ use crate::protocol::{v1, v2};
 use crate::repository::Served;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
@@ -108,7 +108,8 @@ impl App {
 
 async fn model_metadata(State(app): State<App>, Path(named): Path<Named>) -> Answer {
     let served = app.served(&named)?;
-    Ok(json(StatusCode::OK, v2::write_metadata(app.0.repository.name(), &served.signature)))
+    let metadata = v2::metadata(app.0.repository.name(), &served.signature);
+    Ok(axum::Json(metadata).into_response())
 }
 
 async fn model_ready(State(app): State<App>, Path(named): Path<Named>) -> Answer {

@@ -182,7 +182,7 @@ impl<'a> Reader<'a> {
                 self.at += 1;
                 self.peek();
             }
-            Some(_) if first => {}
+            _ if first => {}
             _ => return Err(self.expected("`,` or `}`")),
         }
         if self.bytes.get(self.at) != Some(&b'"') {

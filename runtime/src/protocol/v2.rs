@@ -292,27 +292,52 @@ pub fn write_request(signature: &Signature, inputs: &[Tensor]) -> Vec<u8> {
     out
 }
 
-/// Writes the model's metadata. Labels of a classifier's columns stand in the output's parameters, as a JSON array in
-/// a string, since the protocol's parameters hold no arrays.
-pub fn write_metadata(model: &str, signature: &Signature) -> Vec<u8> {
-    let tensors = |specs: &[TensorSpec]| -> serde_json::Value { specs.iter().map(metadata_tensor).collect() };
-    let metadata = serde_json::json!({
-        "name": model,
-        "versions": [MODEL_VERSION],
-        "platform": "onnx_onnxv1",
-        "inputs": tensors(&signature.inputs),
-        "outputs": tensors(&signature.outputs),
-    });
-    metadata.to_string().into_bytes()
+/// The model's metadata, in the protocol's order of fields.
+#[derive(Debug, serde::Serialize)]
+pub struct Metadata<'a> {
+    name: &'a str,
+    versions: [&'static str; 1],
+    platform: &'static str,
+    inputs: Vec<TensorMetadata<'a>>,
+    outputs: Vec<TensorMetadata<'a>>,
 }
 
-fn metadata_tensor(spec: &TensorSpec) -> serde_json::Value {
-    let mut tensor =
-        serde_json::json!({ "name": spec.name, "datatype": spec.datatype.name(), "shape": spec.shape });
-    if let Some(labels) = &spec.labels {
-        tensor["parameters"] = serde_json::json!({ "labels": serde_json::json!(labels).to_string() });
+#[derive(Debug, serde::Serialize)]
+struct TensorMetadata<'a> {
+    name: &'a str,
+    datatype: &'static str,
+    shape: &'a [i64],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<Parameters>,
+}
+
+/// The protocol's parameters hold no arrays, so the labels are a JSON array in a string.
+#[derive(Debug, serde::Serialize)]
+struct Parameters {
+    labels: String,
+}
+
+/// What callers can learn about the model, with the labels of a classifier's columns in its output's parameters.
+pub fn metadata<'a>(model: &'a str, signature: &'a Signature) -> Metadata<'a> {
+    let tensors = |specs: &'a [TensorSpec]| specs.iter().map(tensor_metadata).collect();
+    Metadata {
+        name: model,
+        versions: [MODEL_VERSION],
+        platform: "onnx_onnxv1",
+        inputs: tensors(&signature.inputs),
+        outputs: tensors(&signature.outputs),
     }
-    tensor
+}
+
+fn tensor_metadata(spec: &TensorSpec) -> TensorMetadata<'_> {
+    let labels =
+        spec.labels.as_ref().map(|labels| Parameters { labels: serde_json::json!(labels).to_string() });
+    TensorMetadata {
+        name: &spec.name,
+        datatype: spec.datatype.name(),
+        shape: &spec.shape,
+        parameters: labels,
+    }
 }
 
 #[cfg(test)]

@@ -101,6 +101,7 @@ fn with_credentials_removed(url: &Url) -> Url {
 /// A client for one hop. Certificates of the system are read only where they are needed, so that plain http works in
 /// an image that has none.
 fn client(url: &Url, redirected: bool) -> Result<reqwest::Client, StorageError> {
+    super::choose_tls();
     let builder = reqwest::Client::builder()
         .user_agent(concat!("serin-runtime/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())

@@ -22,6 +22,7 @@ impl Source {
         key: &str,
         environment: &[(String, String)],
     ) -> Result<Self, StorageError> {
+        super::choose_tls();
         let value = |names: &[&str]| {
             let found =
                 environment.iter().find(|(name, value)| names.contains(&name.as_str()) && !value.is_empty());
@@ -124,8 +125,8 @@ fn is_true(value: Option<&str>) -> bool {
 fn below(prefix: &Path, object: &ObjectMeta) -> Option<Remote> {
     let parts: Vec<String> =
         object.location.prefix_match(prefix)?.map(|part| part.as_ref().to_owned()).collect();
-    (!parts.is_empty() && !(object.size == 0 && parts.len() == 1 && parts[0].is_empty()))
-        .then(|| Remote { name: parts.join("/"), ..remote(object) })
+    let is_folder = object.size == 0 && parts.iter().all(String::is_empty);
+    (!is_folder).then(|| Remote { name: parts.join("/"), ..remote(object) })
 }
 
 fn remote(object: &ObjectMeta) -> Remote {
