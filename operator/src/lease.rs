@@ -13,6 +13,7 @@ use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
 use thiserror::Error;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use crate::causes::causes;
 
 /// Name of the lease.
 pub const NAME: &str = "serin-operator";
@@ -78,7 +79,7 @@ impl Leadership {
                     }
                 }
                 Ok(Err(error)) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "failed to take the lease")
+                    tracing::warn!(error = causes(&error), "failed to take the lease")
                 }
                 Err(_) => tracing::warn!("the API server does not answer about the lease"),
             }
@@ -98,7 +99,7 @@ impl Leadership {
                     return Error::Lost(self.seen.as_ref().map(|seen| seen.holder.clone()).unwrap_or_default());
                 }
                 Ok(Err(error)) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "failed to renew the lease")
+                    tracing::warn!(error = causes(&error), "failed to renew the lease")
                 }
                 Err(_) => tracing::warn!("the API server does not answer about the lease"),
             }

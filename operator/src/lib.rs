@@ -7,6 +7,7 @@ pub mod acks;
 pub mod admin;
 pub mod args;
 pub mod cache;
+pub mod causes;
 pub mod context;
 pub mod controller;
 pub mod lease;

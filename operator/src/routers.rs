@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
+use crate::causes::causes;
 use crate::cache::{Cache, Group};
 use crate::context::Context;
 use crate::controller::apply::writer::{self, Child, Writer};
@@ -55,7 +56,7 @@ pub async fn run(
                 let passing = matches!(&error, Error::Write(error) if error.is_passing());
                 let delay = if passing { Duration::from_millis(200) } else { context.failures.delay(&group) };
                 if !passing {
-                    tracing::warn!(namespace, error = &error as &dyn std::error::Error, "failed to keep the routers");
+                    tracing::warn!(namespace, error = causes(&error), "failed to keep the routers");
                 }
                 let _ = again.send(ScheduleRequest { message: namespace, run_at: Instant::now() + delay });
             }

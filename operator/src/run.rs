@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tracing::Instrument;
 
+use crate::causes::causes;
 use crate::acks::Acks;
 use crate::admin::{self, Admin};
 use crate::args::Args;
@@ -282,17 +283,17 @@ fn report(result: Result<(ObjectRef<Watched>, Action), PassError>) {
     match result {
         Ok((object, action)) => tracing::debug!(%object, ?action, "passed"),
         Err(Queue::ReconcilerFailed(error @ controller::Error::Observe(_), object)) => {
-            tracing::info!(%object, error = &error as &dyn std::error::Error, "waits");
+            tracing::info!(%object, error = causes(&error), "waits");
         }
         Err(Queue::ReconcilerFailed(controller::Error::Apply(error), object)) if error.is_passing() => {
-            tracing::debug!(%object, error = &error as &dyn std::error::Error, "looks again");
+            tracing::debug!(%object, error = causes(&error), "looks again");
         }
         Err(Queue::ReconcilerFailed(error, object)) => {
-            tracing::warn!(%object, error = &error as &dyn std::error::Error, "pass failed");
+            tracing::warn!(%object, error = causes(&error), "pass failed");
         }
         // A child of a service that is gone.
         Err(Queue::ObjectNotFound(object)) => tracing::debug!(%object, "gone"),
-        Err(error) => tracing::error!(error = &error as &dyn std::error::Error, "controller failed"),
+        Err(error) => tracing::error!(error = causes(&error), "controller failed"),
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use super::Acks;
+use crate::causes::causes;
 
 const CONNECT: Duration = Duration::from_secs(1);
 /// How long a router may wait for news before it answers with none.
@@ -53,7 +54,7 @@ pub(super) async fn poll(acks: Acks, pod_uid: String, address: SocketAddr) {
         let mut answered = false;
         let error = converse(&acks, &pod_uid, address, &mut answered).await;
         acks.lose(&pod_uid);
-        tracing::debug!(pod.uid = pod_uid, %address, error = &error as &dyn std::error::Error, "router not heard");
+        tracing::debug!(pod.uid = pod_uid, %address, error = causes(&error), "router not heard");
         pause = if answered { SHORTEST_PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
         sleep(pause).await;
     }

@@ -248,7 +248,7 @@ fn failure<K: Child>(verb: &'static str, name: &str, error: kube::Error) -> Erro
 fn prepared<K: Child>(desired: &K) -> Value {
     let mut value = sorted(serde_json::to_value(desired).unwrap_or_default());
     // A size is no part of what is applied: it has a manager of its own.
-    let replicas = value["spec"].as_object_mut().and_then(|spec| spec.remove("replicas"));
+    let replicas = value.get_mut("spec").and_then(Value::as_object_mut).and_then(|spec| spec.remove("replicas"));
     let hash = short_hash(&value.to_string());
     if let Some(replicas) = replicas {
         value["spec"]["replicas"] = replicas;

@@ -7,6 +7,7 @@ use serin_crds::inference_service::FailureInfo;
 use serin_crds::{InferenceService, InferenceServiceStatus, Share, reasons};
 
 use super::{Outcome, View};
+use crate::causes::causes;
 use crate::context::Context;
 use crate::controller::apply::Applied;
 use crate::controller::plan::RecordCause;
@@ -158,7 +159,7 @@ pub async fn publish(context: &Context, service: &InferenceService, all: Vec<New
             secondary: None,
         };
         if let Err(error) = context.recorder.publish(&event, &reference).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "failed to publish an event");
+            tracing::warn!(error = causes(&error), "failed to publish an event");
         }
     }
 }
