@@ -156,3 +156,81 @@ fn describe(route: &Route) -> RouteAck {
         revisions: revisions.collect(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant as StdInstant;
+
+    use futures::FutureExt;
+    use serde_json::json;
+    use serin_crds::InferenceRoute;
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::table::{Builder, SliceIndex};
+
+    fn build(name: &str, generation: i64, revisions: &[&str], previous: Option<&Route>) -> Arc<Route> {
+        let builder = Builder {
+            namespace: "shop".into(),
+            idle_timeout: Duration::from_secs(1),
+            fell_to_zero: Arc::new(Notify::new()),
+        };
+        let revisions: Vec<_> = revisions
+            .iter()
+            .map(|name| json!({"name": name, "service": name, "timeoutSeconds": 1}))
+            .collect();
+        let source: InferenceRoute = serde_json::from_value(json!({
+            "apiVersion": "serving.serin.dev/v1alpha1", "kind": "InferenceRoute",
+            "metadata": {"name": name, "uid": format!("uid-{name}"), "generation": generation},
+            "spec": {"specGeneration": 1, "port": 10000, "size": 1, "stable": "a", "revisions": revisions},
+        }))
+        .expect("a valid route");
+        Arc::new(builder.build(&source, None, &SliceIndex::default(), previous, StdInstant::now()).route)
+    }
+
+    fn names(report: &AckReport) -> Vec<(String, i64)> {
+        report.routes.iter().map(|route| (route.name.clone(), route.generation)).collect()
+    }
+
+    #[tokio::test]
+    async fn a_poll_answers_with_what_changed_or_waits() {
+        let book = AckBook::new("pod".into());
+        let first = book.poll(0, Duration::from_secs(60)).now_or_never().expect("since 0 answers at once");
+        assert_eq!((first.version, first.routes.len()), (1, 0));
+        let (one, two) = (build("one", 1, &["a"], None), build("two", 1, &["a"], None));
+        book.update(&[one.clone(), two.clone()]);
+        let all = book.poll(first.version, Duration::ZERO).await;
+        assert_eq!(names(&all), [("one".into(), 1), ("two".into(), 1)]);
+        assert_eq!((all.pod_uid.as_str(), all.instance.as_str()), ("pod", first.instance.as_str()));
+        book.update(&[one.clone(), two.clone()]);
+        let quiet = book.poll(all.version, Duration::from_millis(20)).await;
+        assert_eq!((quiet.version, quiet.routes.len()), (all.version, 0), "nothing new: the wait is over");
+        let waiting = book.poll(all.version, Duration::from_secs(60));
+        let change = async { book.update(&[one.clone(), build("two", 2, &["a"], Some(&two))]) };
+        let (new, ()) = tokio::join!(waiting, change);
+        assert_eq!(names(&new), [("two".into(), 2)]);
+        assert!(new.version > all.version);
+        let from_another_process = book.poll(new.version + 100, Duration::from_secs(60)).now_or_never();
+        assert_eq!(from_another_process.expect("it answers at once").routes.len(), 2);
+        assert_ne!(AckBook::new("pod".into()).instance, book.instance);
+    }
+
+    #[tokio::test]
+    async fn a_revision_that_left_is_told_until_its_last_request_ended() {
+        let book = AckBook::new("pod".into());
+        let before = build("one", 1, &["a", "b"], None);
+        let old = before.revisions[1].state.clone();
+        old.enter();
+        let after = build("one", 2, &["a"], Some(&before));
+        book.update(std::slice::from_ref(&after));
+        let report = book.poll(0, Duration::ZERO).await;
+        assert_eq!(report.routes[0].revisions["b"], RevisionAck { in_flight: 1, ..RevisionAck::default() });
+        book.look_for_zero();
+        assert_eq!(book.poll(report.version, Duration::ZERO).await.version, report.version, "nothing ended");
+        old.leave();
+        book.look_for_zero();
+        let ended = book.poll(report.version, Duration::ZERO).await;
+        assert_eq!(names(&ended), [("one".into(), 2)]);
+        assert!(!ended.routes[0].revisions.contains_key("b"));
+    }
+}

@@ -144,7 +144,9 @@ impl Admin {
 /// A number from the query; absent is 0.
 fn number(query: &str, name: &str) -> Result<u64, String> {
     let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
-    value.map_or(Ok(0), |value| value.parse().map_err(|_| format!("`{name}` must be a whole number, not `{value}`\n")))
+    value.map_or(Ok(0), |value| {
+        value.parse().map_err(|_| format!("`{name}` must be a whole number, not `{value}`\n"))
+    })
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {

@@ -81,7 +81,8 @@ impl Control {
         let mut open = true;
         loop {
             let wake = self.next_wake();
-            let sleep = sleep_until(wake.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600)).into());
+            let sleep =
+                sleep_until(wake.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600)).into());
             tokio::select! {
                 change = changes.recv(), if open => match change {
                     Some(change) => {
@@ -108,7 +109,8 @@ impl Control {
     }
 
     fn touch_expired(&mut self, now: Instant) {
-        let expired = self.known.iter().filter(|(_, known)| known.expires.is_some_and(|expires| expires <= now));
+        let expired =
+            self.known.iter().filter(|(_, known)| known.expires.is_some_and(|expires| expires <= now));
         self.touched.extend(expired.map(|(name, _)| name.clone()));
     }
 
@@ -118,8 +120,10 @@ impl Control {
             Change::Route(route) => self.take_route(*route),
             Change::RouteGone(route) => self.take_absence(&route.metadata.name.unwrap_or_default(), now),
             Change::AllRoutes(routes) => {
-                let names: BTreeSet<_> = routes.iter().filter_map(|route| route.metadata.name.clone()).collect();
-                let absent: Vec<_> = self.known.keys().filter(|name| !names.contains(*name)).cloned().collect();
+                let names: BTreeSet<_> =
+                    routes.iter().filter_map(|route| route.metadata.name.clone()).collect();
+                let absent: Vec<_> =
+                    self.known.keys().filter(|name| !names.contains(*name)).cloned().collect();
                 absent.iter().for_each(|name| self.take_absence(name, now));
                 routes.into_iter().for_each(|route| self.take_route(route));
             }
@@ -169,7 +173,8 @@ impl Control {
 
     fn touch_users_of(&mut self, service: Option<&str>) {
         let Some(service) = service else { return };
-        let uses = |known: &Known| known.source.spec.revisions.iter().any(|revision| revision.service == service);
+        let uses =
+            |known: &Known| known.source.spec.revisions.iter().any(|revision| revision.service == service);
         let users = self.known.iter().filter(|(_, known)| uses(known)).map(|(name, _)| name.clone());
         self.touched.extend(users);
     }
@@ -180,9 +185,10 @@ impl Control {
         for name in &touched {
             self.build(name, now);
         }
-        self.give_ports();
+        self.give_ports(&touched);
         if !touched.is_empty() {
-            let in_use = self.known.values().filter(|known| known.in_use).filter_map(|known| known.route.clone());
+            let in_use =
+                self.known.values().filter(|known| known.in_use).filter_map(|known| known.route.clone());
             self.context.tables.publish(Table::new(in_use));
             for known in touched.iter().filter_map(|name| self.known.get(name)) {
                 if let Some(route) = &known.route {
@@ -212,7 +218,7 @@ impl Control {
     }
 
     /// Decides who has each port: who has it keeps it while its route exists; one whose route is gone leaves it to another.
-    fn give_ports(&mut self) {
+    fn give_ports(&mut self, touched: &BTreeSet<String>) {
         let mut holders: BTreeMap<u16, &str> = BTreeMap::new();
         for (name, known) in &self.known {
             let port = known.source.spec.port;
@@ -229,8 +235,12 @@ impl Control {
         self.known.retain(|name, known| holders.contains(name) || known.absent_since.is_none());
         for (name, known) in &mut self.known {
             let in_use = holders.contains(name);
-            if !in_use {
-                tracing::warn!(service = name, port = known.source.spec.port, "the port belongs to another route");
+            if !in_use && touched.contains(name) {
+                tracing::warn!(
+                    service = name,
+                    port = known.source.spec.port,
+                    "the port belongs to another route"
+                );
             }
             known.in_use = in_use;
         }
@@ -254,7 +264,8 @@ impl Control {
     /// A route is acknowledged once it can be reached.
     fn acknowledge(&self) {
         let reachable = |known: &&Known| known.in_use && self.server.is_listening(known.source.spec.port);
-        let routes: Vec<_> = self.known.values().filter(reachable).filter_map(|known| known.route.clone()).collect();
+        let routes: Vec<_> =
+            self.known.values().filter(reachable).filter_map(|known| known.route.clone()).collect();
         self.acks.update(&routes);
     }
 
@@ -286,8 +297,11 @@ fn log_change(before: Option<&Route>, route: &Route) {
     if before.map(said) == Some(said(route)) {
         return;
     }
-    let ready: Vec<String> =
-        route.revisions.iter().map(|revision| format!("{}={}", revision.name, revision.counted.len())).collect();
+    let ready: Vec<String> = route
+        .revisions
+        .iter()
+        .map(|revision| format!("{}={}", revision.name, revision.counted.len()))
+        .collect();
     tracing::info!(
         service = %route.name,
         generation = route.generation,
@@ -316,5 +330,163 @@ impl ZeroWatch {
         sleep_until(self.not_before).await;
         self.signal.notified().await;
         self.not_before = tokio::time::Instant::now() + ZERO_INTERVAL;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use k8s_openapi::api::discovery::v1::EndpointSlice;
+    use serde_json::json;
+
+    use super::*;
+    use crate::forward::Limits;
+    use crate::in_flight::Tables;
+    use crate::replay::HeldMemory;
+    use crate::server::Settings;
+
+    fn control() -> Control {
+        let context = Arc::new(Context {
+            tables: Tables::new(Table::default()),
+            memory: Arc::new(HeldMemory::new(0, 0)),
+            limits: Limits { max_body: 0, body_timeout: Duration::ZERO, max_waiting: 0 },
+            closing: AtomicBool::new(false),
+        });
+        let second = Duration::from_secs(1);
+        let settings = Settings {
+            host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            max_connections: 1,
+            head_timeout: second,
+            idle_timeout: second,
+        };
+        let builder =
+            Builder { namespace: "shop".into(), idle_timeout: second, fell_to_zero: Arc::new(Notify::new()) };
+        let server = Server::new(context.clone(), settings);
+        Control::new(context, server, Arc::new(AckBook::new("r".into())), builder, Arc::default())
+    }
+
+    fn route(name: &str, port: u16, generation: i64) -> InferenceRoute {
+        serde_json::from_value(json!({
+            "apiVersion": "serving.serin.dev/v1alpha1", "kind": "InferenceRoute",
+            "metadata": {"name": name, "uid": name, "generation": generation},
+            "spec": {"specGeneration": 1, "port": port, "size": 1, "stable": name,
+                     "revisions": [{"name": name, "service": name, "timeoutSeconds": 60}]},
+        }))
+        .expect("a valid route")
+    }
+
+    fn slice(service: &str, terminating: bool) -> EndpointSlice {
+        serde_json::from_value(json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": service, "labels": {"kubernetes.io/service-name": service}},
+            "ports": [{"port": 8080}],
+            "endpoints": [{"addresses": ["10.0.0.1"], "targetRef": {"uid": "p"},
+                           "conditions": {"ready": !terminating, "serving": true, "terminating": terminating}}],
+        }))
+        .expect("a valid slice")
+    }
+
+    fn free_port() -> u16 {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        listener.local_addr().expect("an address").port()
+    }
+
+    /// Takes changes in at a time; answers who is served on the port.
+    fn step(
+        control: &mut Control,
+        port: u16,
+        now: Instant,
+        changes: impl IntoIterator<Item = Change>,
+    ) -> Option<(String, i64)> {
+        changes.into_iter().for_each(|change| control.take(change, now));
+        control.touch_expired(now);
+        control.apply(now);
+        let table = control.context.tables.load();
+        table.by_port(port).map(|route| (route.name.to_string(), route.generation))
+    }
+
+    fn boxed<T>(value: T) -> Box<T> {
+        Box::new(value)
+    }
+
+    #[tokio::test]
+    async fn ready_only_when_all_is_said_and_every_port_is_bound() {
+        let mut control = control();
+        let taken = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let port = taken.local_addr().expect("an address").port();
+        let now = Instant::now();
+        step(
+            &mut control,
+            port,
+            now,
+            [Change::AllRoutes(vec![route("a", port, 1)]), Change::AllSlices(vec![])],
+        );
+        assert!(!control.ready.load(Ordering::SeqCst), "not complete");
+        step(&mut control, port, now, [Change::Complete]);
+        assert!(!control.ready.load(Ordering::SeqCst), "the port is taken");
+        let report = control.acks.poll(0, Duration::ZERO).await;
+        assert!(report.routes.is_empty(), "what cannot be reached is not acknowledged");
+        drop(taken);
+        assert_eq!(control.next_wake(), Some(now + BIND_AGAIN_AFTER));
+        step(&mut control, port, now + BIND_AGAIN_AFTER, []);
+        assert!(control.ready.load(Ordering::SeqCst));
+        assert_eq!(control.acks.poll(0, Duration::ZERO).await.routes.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_deleted_route_stays_until_its_pods_are_seen_leaving() {
+        let (mut control, port, now) = (control(), free_port(), Instant::now());
+        let all = || [Change::Route(boxed(route("a", port, 1))), Change::Slice(boxed(slice("a", false)))];
+        step(&mut control, port, now, all());
+        for gone in [Change::RouteGone(boxed(route("a", port, 1))), Change::AllRoutes(vec![])] {
+            assert_eq!(
+                step(&mut control, port, now, [gone]),
+                Some(("a".into(), 1)),
+                "absence is not an order"
+            );
+        }
+        assert!(control.server.is_listening(port));
+        let later = now + Duration::from_secs(3600);
+        assert!(step(&mut control, port, later, []).is_some(), "nobody said that the pod is gone");
+        assert_eq!(step(&mut control, port, later, [Change::Slice(boxed(slice("a", true)))]), None);
+        assert!(!control.server.is_listening(port));
+    }
+
+    #[tokio::test]
+    async fn a_deleted_route_without_slices_is_over_after_a_minute() {
+        let (mut control, port, now) = (control(), free_port(), Instant::now());
+        step(&mut control, port, now, [Change::Route(boxed(route("a", port, 1)))]);
+        step(&mut control, port, now, [Change::Slice(boxed(slice("a", false)))]);
+        let gone = [Change::AllRoutes(vec![]), Change::AllSlices(vec![])];
+        assert!(step(&mut control, port, now, gone).is_some());
+        let over = control.next_wake().expect("time will change it");
+        assert_eq!(over, now + Duration::from_secs(60));
+        assert_eq!(step(&mut control, port, over, []), None);
+    }
+
+    #[tokio::test]
+    async fn a_route_that_is_gone_leaves_its_port_to_another_and_a_living_one_does_not() {
+        let (mut control, port, now) = (control(), free_port(), Instant::now());
+        let pods = Change::Slice(boxed(slice("b", false)));
+        step(&mut control, port, now, [Change::Route(boxed(route("b", port, 1))), pods]);
+        let other = || Change::Route(boxed(route("a", port, 1)));
+        assert_eq!(step(&mut control, port, now, [other()]), Some(("b".into(), 1)), "it has the port");
+        let gone = Change::RouteGone(boxed(route("b", port, 1)));
+        assert_eq!(step(&mut control, port, now, [gone]), Some(("a".into(), 1)));
+        assert!(!control.known.contains_key("b"));
+    }
+
+    #[tokio::test]
+    async fn no_generation_is_taken_back_and_a_route_made_anew_is_taken() {
+        let (mut control, port, now) = (control(), free_port(), Instant::now());
+        step(&mut control, port, now, [Change::Route(boxed(route("a", port, 3)))]);
+        assert_eq!(
+            step(&mut control, port, now, [Change::Route(boxed(route("a", port, 2)))]),
+            Some(("a".into(), 3))
+        );
+        let mut anew = route("a", port, 1);
+        anew.metadata.uid = Some("another".into());
+        assert_eq!(step(&mut control, port, now, [Change::Route(boxed(anew))]), Some(("a".into(), 1)));
     }
 }

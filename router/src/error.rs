@@ -96,9 +96,10 @@ impl Failure {
     /// The HTTP status.
     pub fn status(&self) -> StatusCode {
         match self {
-            Failure::NoRoute(_) | Failure::NoEndpoint(_) | Failure::HoldQueueFull(_) | Failure::Misdirected(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Failure::NoRoute(_)
+            | Failure::NoEndpoint(_)
+            | Failure::HoldQueueFull(_)
+            | Failure::Misdirected(_) => StatusCode::SERVICE_UNAVAILABLE,
             Failure::UnknownRevision { .. } => StatusCode::NOT_FOUND,
             Failure::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Failure::Lost { .. } => StatusCode::BAD_GATEWAY,

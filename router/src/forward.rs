@@ -60,7 +60,7 @@ pub async fn handle(context: &Context, port: u16, request: Request<Incoming>) ->
     let arrived = Instant::now();
     let (parts, body) = request.into_parts();
     let grpc = headers::is_grpc(&parts.headers);
-    let request_id = parts.headers.get("x-request-id").cloned();
+    let request_id = parts.headers.get(headers::REQUEST_ID).cloned();
     let passage = async {
         headers::check(&parts.method, &parts.headers)?;
         let payload = receive(context, &parts.headers, body).await?;
@@ -77,7 +77,7 @@ pub async fn handle(context: &Context, port: u16, request: Request<Incoming>) ->
             tracing::debug!(port, cause = failure.cause(), "{failure}");
             let mut response = failure.into_response(grpc).map(ResponseBody::local);
             if let Some(id) = request_id {
-                response.headers_mut().insert("x-request-id", id);
+                response.headers_mut().insert(headers::REQUEST_ID, id);
             }
             response
         }
@@ -136,17 +136,18 @@ async fn exchange(
     };
     loop {
         let now = Moment::now();
-        let (visit, load) = match context.tables.enter(|table| course.wish.place(table, port, &course.tried, now)) {
-            Placed::Go { visit, load } => (visit, load),
-            Placed::Nowhere(route) => match course.refusal.take() {
-                Some(refusal) => return Ok(refusal.into_response(arrived)),
-                None => {
-                    course.wait(context, &route).await?;
-                    continue;
-                }
-            },
-            Placed::Fail(failure) => return Err(failure),
-        };
+        let (visit, load) =
+            match context.tables.enter(|table| course.wish.place(table, port, &course.tried, now)) {
+                Placed::Go { visit, load } => (visit, load),
+                Placed::Nowhere(route) => match course.refusal.take() {
+                    Some(refusal) => return Ok(refusal.into_response(arrived)),
+                    None => {
+                        course.wait(context, &route).await?;
+                        continue;
+                    }
+                },
+                Placed::Fail(failure) => return Err(failure),
+            };
         let deadline = course.placed(&visit);
         let sending = attempt::send(load.endpoint(), &mut head, &visit, &payload);
         match timeout_at(deadline.into(), sending).await {
@@ -168,7 +169,10 @@ async fn exchange(
             Err(_) => {
                 visit.failed(arrived);
                 let timeout = visit.revision().timeout.as_secs();
-                return Err(Failure::Timeout { revision: visit.revision().name.to_string(), seconds: timeout });
+                return Err(Failure::Timeout {
+                    revision: visit.revision().name.to_string(),
+                    seconds: timeout,
+                });
             }
         }
     }
@@ -228,6 +232,7 @@ impl Course {
             let refusal = Refusal::read(answer, visit, &load).await;
             // 421 says nothing to the client: it asked for the right thing.
             if reason == RetryReason::NotExecuted {
+                self.wish.was_crowded_out();
                 self.refusal = Some(refusal);
             }
             return Ok(None);
@@ -240,7 +245,13 @@ impl Course {
     }
 
     /// No answer came. Says whether another attempt may be made.
-    fn broken(&mut self, broken: Broken, visit: Visit, load: &Load, payload: &Payload) -> Result<(), Failure> {
+    fn broken(
+        &mut self,
+        broken: Broken,
+        visit: Visit,
+        load: &Load,
+        payload: &Payload,
+    ) -> Result<(), Failure> {
         let endpoint = load.endpoint();
         if let Some(error) = payload.take_error() {
             return Err(body_failure(error));

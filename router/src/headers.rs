@@ -1,7 +1,8 @@
 //! What a request and a response lose and gain on their way through. Pure.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::{Method, Uri, Version};
 use serin_crds::labels;
@@ -16,6 +17,9 @@ pub const EXPECTED: HeaderName = HeaderName::from_static(labels::HEADER_EXPECT);
 pub const NOT_EXECUTED: HeaderName = HeaderName::from_static(labels::HEADER_NOT_EXECUTED);
 /// Cause of an error that the router made.
 pub const CAUSE: HeaderName = HeaderName::from_static(labels::HEADER_CAUSE);
+
+/// The client's own name for a request.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -118,7 +122,12 @@ pub fn absolute_form(uri: &Uri, host: Option<&HeaderValue>, service: &str) -> Ur
     }
     let authority = host.and_then(|host| host.to_str().ok()).unwrap_or(service);
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    Uri::builder().scheme("http").authority(authority).path_and_query(path).build().unwrap_or_else(|_| uri.clone())
+    Uri::builder()
+        .scheme("http")
+        .authority(authority)
+        .path_and_query(path)
+        .build()
+        .unwrap_or_else(|_| uri.clone())
 }
 
 /// Makes sure that an HTTP/1.1 request names a host: HTTP/2 has it in the target, HTTP/1.0 may lack it.
@@ -177,7 +186,12 @@ mod tests {
         for_upstream(&mut headers);
         assert_eq!(
             headers,
-            map(&[("host", "iris"), ("content-type", "application/json"), ("x-request-id", "7"), ("te", "trailers")])
+            map(&[
+                ("host", "iris"),
+                ("content-type", "application/json"),
+                ("x-request-id", "7"),
+                ("te", "trailers")
+            ])
         );
     }
 

@@ -204,10 +204,15 @@ impl Page {
 fn for_services(page: &mut Page, services: &[ServiceSample<'_>]) {
     type Get = fn(&ServiceSample<'_>) -> u64;
     let families: [(&str, &str, &str, Get); 7] = [
-        ("serin_router_fallbacks_total", "counter", "requests that another revision than the chosen one took", |s| {
-            s.metrics.fallbacks.get()
+        (
+            "serin_router_fallbacks_total",
+            "counter",
+            "requests that another revision than the chosen one took",
+            |s| s.metrics.fallbacks.get(),
+        ),
+        ("serin_router_held_total", "counter", "requests that waited for an endpoint", |s| {
+            s.metrics.held.get()
         }),
-        ("serin_router_held_total", "counter", "requests that waited for an endpoint", |s| s.metrics.held.get()),
         ("serin_router_errors_total", "counter", "requests that the router answered with an error", |s| {
             s.metrics.errors.get()
         }),

@@ -121,7 +121,8 @@ where
         if declared.is_some_and(|length| length > max_body) {
             return Err(BodyError::TooLarge(max_body));
         }
-        let fits = declared.filter(|length| *length <= memory.request_limit as u64).map(|length| length as usize);
+        let fits =
+            declared.filter(|length| *length <= memory.request_limit as u64).map(|length| length as usize);
         if let Some(length) = fits
             && memory.reserve(length)
         {
@@ -245,7 +246,8 @@ impl<B> Stream<B> {
 
     /// Keeps a piece, or lets go of all when it does not fit any more.
     fn keep(&mut self, piece: &Bytes) {
-        let fits = self.held_bytes + piece.len() <= self.memory.request_limit && self.memory.reserve(piece.len());
+        let fits =
+            self.held_bytes + piece.len() <= self.memory.request_limit && self.memory.reserve(piece.len());
         if fits {
             self.held_bytes += piece.len();
             self.held.push(piece.clone());
@@ -347,7 +349,10 @@ where
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.0 {
             Source::Nothing => Poll::Ready(None),
             Source::One(bytes) => {
@@ -445,7 +450,11 @@ mod tests {
         (sender, Fed(receiver))
     }
 
-    async fn take(body: Fed, declared: Option<u64>, memory: &Arc<HeldMemory>) -> Result<Payload<Fed>, BodyError> {
+    async fn take(
+        body: Fed,
+        declared: Option<u64>,
+        memory: &Arc<HeldMemory>,
+    ) -> Result<Payload<Fed>, BodyError> {
         Payload::take(body, declared, memory, 1000).await
     }
 

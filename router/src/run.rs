@@ -24,6 +24,10 @@ use crate::table::{Builder, Table};
 
 /// Changes that may wait for the control task.
 const CHANGES: usize = 1024;
+/// How often the open connections are looked at while the process ends.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// After how many looks without connections it is over.
+const QUIET_LOOKS: u32 = 10;
 
 /// Runs the router until it was told to end and has ended what it was doing.
 ///
@@ -77,8 +81,9 @@ async fn start(args: &Args) -> anyhow::Result<Parts> {
         connections: connections.clone(),
     };
     let address = SocketAddr::new(args.host, args.admin_port);
-    let listener =
-        TcpListener::bind(address).await.with_context(|| format!("the admin port {address} cannot be bound"))?;
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("the admin port {address} cannot be bound"))?;
     let address = listener.local_addr().unwrap_or(address);
     tokio::spawn(admin::serve(listener, Arc::new(admin)));
     let builder = Builder {
@@ -112,9 +117,12 @@ async fn drain(args: &Args, parts: &Parts) {
     parts.context.closing.store(true, Ordering::SeqCst);
     tracing::info!(seconds = args.drain_limit, "draining: closing connections after their next response");
     let limit = Instant::now() + Duration::from_secs(args.drain_limit);
-    let mut look = interval(Duration::from_millis(20));
-    while parts.connections.load(Ordering::Relaxed) > 0 && Instant::now() < limit {
+    let mut look = interval(LOOK_INTERVAL);
+    let mut quiet = 0;
+    // One look without connections may only be the moment between a client's last and its next.
+    while quiet < QUIET_LOOKS && Instant::now() < limit {
         look.tick().await;
+        quiet = if parts.connections.load(Ordering::Relaxed) == 0 { quiet + 1 } else { 0 };
     }
     let left = parts.connections.load(Ordering::Relaxed);
     if left > 0 {

@@ -158,7 +158,13 @@ mod tests {
 
     fn endpoints(count: usize) -> Vec<Arc<Endpoint>> {
         (0..count)
-            .map(|n| Endpoint::new(format!("pod-{n}"), ([127, 0, 0, 1], 1000 + n as u16).into(), Duration::from_secs(10)))
+            .map(|n| {
+                Endpoint::new(
+                    format!("pod-{n}"),
+                    ([127, 0, 0, 1], 1000 + n as u16).into(),
+                    Duration::from_secs(10),
+                )
+            })
             .collect()
     }
 
@@ -232,7 +238,9 @@ mod tests {
         usable.terminating = endpoints(1);
         usable.last_resort = endpoints(1);
         let mut tried = Tried::default();
-        for expected in [usable.ready[0].clone(), usable.terminating[0].clone(), usable.last_resort[0].clone()] {
+        for expected in
+            [usable.ready[0].clone(), usable.terminating[0].clone(), usable.last_resort[0].clone()]
+        {
             let picked = usable.pick(&tried, now).expect("one is left");
             assert_eq!(picked.id(), expected.id());
             tried.add(picked);

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::core::DeserializeGuard;
 use kube::{Api, Client};
 use serde::Deserialize;
 use serin_crds::{InferenceRoute, labels};
@@ -183,4 +183,107 @@ fn stamp(path: &Path) -> Option<(u64, i64, i64)> {
 fn read(path: &Path) -> Result<RoutesFile, FileError> {
     let bytes = std::fs::read(path).map_err(|source| FileError::Read(path.to_owned(), source))?;
     serde_json::from_slice(&bytes).map_err(|source| FileError::Parse(path.to_owned(), source))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+    use serde_json::json;
+
+    use super::*;
+
+    fn route(name: &str) -> Guarded {
+        let valid = json!({
+            "apiVersion": "serving.serin.dev/v1alpha1", "kind": "InferenceRoute", "metadata": {"name": name},
+            "spec": {"specGeneration": 1, "port": 10000, "size": 1},
+        });
+        serde_json::from_value(valid).expect("a guarded route is always read")
+    }
+
+    fn broken(name: &str) -> Guarded {
+        let broken = json!({
+            "apiVersion": "serving.serin.dev/v1alpha1", "kind": "InferenceRoute", "metadata": {"name": name},
+            "spec": {"port": "ten thousand"},
+        });
+        serde_json::from_value(broken).expect("a guarded route is always read")
+    }
+
+    async fn said(
+        routes: Vec<watcher::Result<Event<Guarded>>>,
+        slices: Vec<watcher::Result<Event<EndpointSlice>>>,
+        last: bool,
+    ) -> Vec<String> {
+        let (sender, mut receiver) = mpsc::channel(64);
+        assert!(follow(stream::iter(routes), stream::iter(slices), &sender, last).await.is_ok());
+        drop(sender);
+        let mut said = Vec::new();
+        while let Some(change) = receiver.recv().await {
+            said.push(match change {
+                Change::Route(route) => format!("route {}", route.metadata.name.unwrap_or_default()),
+                Change::RouteGone(route) => format!("gone {}", route.metadata.name.unwrap_or_default()),
+                Change::Slice(_) | Change::SliceGone(_) => "slice".to_owned(),
+                Change::AllRoutes(routes) => format!("{} routes", routes.len()),
+                Change::AllSlices(slices) => format!("{} slices", slices.len()),
+                Change::Complete => "complete".to_owned(),
+            });
+        }
+        said.sort();
+        said
+    }
+
+    #[tokio::test]
+    async fn lists_are_said_whole_and_a_route_that_cannot_be_read_is_passed_over() {
+        let routes = vec![
+            Ok(Event::Init),
+            Ok(Event::InitApply(route("a"))),
+            Ok(Event::InitApply(broken("b"))),
+            Err(watcher::Error::NoResourceVersion),
+            Ok(Event::Init),
+            Ok(Event::InitApply(route("a"))),
+            Ok(Event::InitApply(broken("b"))),
+            Ok(Event::InitApply(route("c"))),
+            Ok(Event::InitDone),
+            Ok(Event::Apply(route("d"))),
+            Ok(Event::Apply(broken("a"))),
+            Ok(Event::Delete(route("c"))),
+        ];
+        let slices = vec![Ok(Event::Init), Ok(Event::InitDone)];
+        assert_eq!(
+            said(routes, slices, true).await,
+            ["0 slices", "2 routes", "complete", "gone c", "route d"]
+        );
+    }
+
+    #[tokio::test]
+    async fn nothing_is_complete_before_both_kinds_are_listed_in_the_second_round() {
+        let listed = || vec![Ok(Event::Init), Ok(Event::InitDone)];
+        assert_eq!(said(vec![], vec![Ok(Event::Init), Ok(Event::InitDone)], true).await, ["0 slices"]);
+        assert_eq!(
+            said(listed(), vec![Ok(Event::Init), Ok(Event::InitDone)], false).await,
+            ["0 routes", "0 slices"]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_read_changes_nothing_and_the_next_one_does() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("routes.json");
+        let put = |text: &str| {
+            let next = directory.path().join("next");
+            std::fs::write(&next, text).expect("written");
+            std::fs::rename(next, &path).expect("put in place");
+        };
+        put("{");
+        let (sender, mut changes) = mpsc::channel(8);
+        tokio::spawn(follow_file(path.clone(), sender));
+        put(r#"{"routes": [], "slices": []}"#);
+        for _ in 0..2 {
+            assert!(matches!(changes.recv().await, Some(Change::AllSlices(_) | Change::AllRoutes(_))));
+        }
+        assert!(matches!(changes.recv().await, Some(Change::Complete)));
+        put("[]");
+        put(r#"{"routes": [], "slices": [{"metadata": {}}]}"#);
+        assert!(matches!(changes.recv().await, Some(Change::AllSlices(slices)) if slices.len() == 1));
+        assert!(matches!(changes.recv().await, Some(Change::AllRoutes(_))));
+    }
 }

@@ -34,7 +34,8 @@ struct Program {
 
 impl Program {
     fn start(command: &mut Command) -> Program {
-        let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("the program starts");
+        let mut child =
+            command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().expect("the program starts");
         let lines = BufReader::new(child.stderr.take().expect("standard error is piped")).lines();
         let (sender, log) = channel();
         std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| sender.send(line)));
@@ -65,7 +66,8 @@ impl Program {
 
     async fn ended(mut self) -> i32 {
         let status = tokio::task::spawn_blocking(move || self.child.wait());
-        let status = tokio::time::timeout(PATIENCE, status).await.expect("it ends in time").expect("no panic");
+        let status =
+            tokio::time::timeout(PATIENCE, status).await.expect("it ends in time").expect("no panic");
         status.expect("its status").code().unwrap_or(-1)
     }
 }
@@ -91,7 +93,18 @@ fn runtime(letter: char) -> (Program, u16) {
         Command::new(binary)
             .arg("serve")
             .arg(cached(&format!("models/iris-{letter}.onnx")))
-            .args(["--model-name", "iris", "--host", "127.0.0.1", "--port", "0", "--admin-port", "0", "--threads", "1"])
+            .args([
+                "--model-name",
+                "iris",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                "0",
+                "--admin-port",
+                "0",
+                "--threads",
+                "1",
+            ])
             .args(["--identity", &format!("shop/iris/iris-{letter}"), "--drain-idle", "1"])
             .env("ORT_DYLIB_PATH", cached("onnxruntime/libonnxruntime.so")),
     );
@@ -154,7 +167,8 @@ impl RouterProcess {
     }
 
     async fn get(&self, path: &str) -> http::Response<Bytes> {
-        let request = http::Request::get(path).header("host", "x").body(Full::new(Bytes::new())).expect("valid");
+        let request =
+            http::Request::get(path).header("host", "x").body(Full::new(Bytes::new())).expect("valid");
         send(self.admin, request).await
     }
 }
@@ -224,7 +238,8 @@ impl Ledger {
         if response.status() != 200 {
             return Err("status".to_owned());
         }
-        let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
+        let header =
+            |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
         let revision = ["iris-a", "iris-b"].iter().position(|name| *name == header("serin-revision"));
         let revision = revision.ok_or("unknown revision")?;
         if header("x-request-id") != number.to_string() {
@@ -247,7 +262,8 @@ struct Load {
 
 impl Load {
     fn start(port: u16) -> Load {
-        let (ledger, stop, progress) = (Ledger::new(), Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
+        let (ledger, stop, progress) =
+            (Ledger::new(), Arc::new(AtomicBool::new(false)), Arc::new(Notify::new()));
         let workers = (0..WORKERS)
             .map(|_| {
                 let (ledger, stop, progress) = (ledger.clone(), stop.clone(), progress.clone());
@@ -287,7 +303,13 @@ impl Load {
             worker.await.expect("no panic");
         }
         let lost = self.ledger.lost.lock();
-        assert!(lost.is_empty(), "lost {} of {}: {:#?}", lost.len(), self.ledger.total(), &lost[..lost.len().min(5)]);
+        assert!(
+            lost.is_empty(),
+            "lost {} of {}: {:#?}",
+            lost.len(),
+            self.ledger.total(),
+            &lost[..lost.len().min(5)]
+        );
         self.ledger.counts()
     }
 }
@@ -316,7 +338,7 @@ async fn the_split_is_exact_and_no_change_of_share_loses_a_request() {
     for share in [1000, 5000, 9000, 10_000, 0, 2500] {
         router.set_share(share).await;
         let before = ledger.counts();
-        for n in 1..=500usize {
+        for n in 1..=200usize {
             sender.ready().await.expect("the connection stays");
             assert!(ledger.one(&mut sender).await);
             let canary = (ledger.counts()[1] - before[1]) as f64;
@@ -327,12 +349,12 @@ async fn the_split_is_exact_and_no_change_of_share_loses_a_request() {
     assert_eq!(ledger.lost.lock().len(), 0);
     // Many at a time, while the share is changed as fast as it is acknowledged.
     let load = Load::start(route.port);
-    for share in [0, 1000, 10_000, 5000, 0, 9000, 100, 10_000, 0, 3333].repeat(3) {
+    for share in [0, 1000, 10_000, 5000, 0, 9000, 100, 10_000, 0, 3333].repeat(2) {
         router.set_share(share).await;
         load.more(100).await;
     }
     let counts = load.end().await;
-    assert!(counts.iter().sum::<usize>() >= 3000 && counts.iter().all(|count| *count > 300), "{counts:?}");
+    assert!(counts.iter().sum::<usize>() >= 2000 && counts.iter().all(|count| *count > 200), "{counts:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -38,11 +38,19 @@ async fn router_with(fakes: &[&Fake]) -> Router {
 
 #[tokio::test]
 async fn the_runtime_is_told_who_is_meant_and_the_client_who_answered() {
-    let fake = Fake::start(|_| Reply::Answer(200, "serin-digest: sha256:1\r\nconnection: x-inner\r\nx-inner: 1\r\n", "{}".into())).await;
+    let fake = Fake::start(|_| {
+        Reply::Answer(200, "serin-digest: sha256:1\r\nconnection: x-inner\r\nx-inner: 1\r\n", "{}".into())
+    })
+    .await;
     let router = router_with(&[&fake]).await;
     let response = router
         .post(
-            &[("x-request-id", "7"), ("serin-expect", "forged/by/client"), ("connection", "x-mine"), ("x-mine", "1")],
+            &[
+                ("x-request-id", "7"),
+                ("serin-expect", "forged/by/client"),
+                ("connection", "x-mine"),
+                ("x-mine", "1"),
+            ],
             "hello",
         )
         .await;
@@ -199,7 +207,8 @@ async fn a_streamed_body_is_passed_on_as_it_comes_and_repeated_from_what_was_kep
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("a connection");
         tokio::spawn(connection);
-        let pieces = ["one ", "two ", "three"].map(|piece| Ok::<_, std::io::Error>(Frame::data(Bytes::from(piece))));
+        let pieces =
+            ["one ", "two ", "three"].map(|piece| Ok::<_, std::io::Error>(Frame::data(Bytes::from(piece))));
         let body = StreamBody::new(futures::stream::iter(pieces));
         let request = Request::post("/").header("host", "iris").body(body).expect("a valid request");
         let response = whole(sender.send_request(request).await.expect("a response")).await;
@@ -331,7 +340,11 @@ async fn the_other_revision_stands_in_only_where_it_has_a_share() {
     let none = RouteSpec { hold: 1, ..RouteSpec::new(router.port).canary(0) };
     router.apply([none.change(), slice("iris-b", canary.port, &[ready("pod-b")])]).await;
     let response = router.post(&[], "x").await;
-    assert_eq!((response.status().as_u16(), cause(&response)), (503, "no-endpoint"), "0 % is never a fallback");
+    assert_eq!(
+        (response.status().as_u16(), cause(&response)),
+        (503, "no-endpoint"),
+        "0 % is never a fallback"
+    );
     router.apply([none.next().canary(100).change()]).await;
     assert_eq!(router.post(&[], "x").await.body(), "b", "stable has nothing, the canary has a share");
 
@@ -356,10 +369,8 @@ async fn the_split_is_exact_and_a_change_takes_effect_at_once() {
     let canary = Fake::start(|_| ok("b")).await;
     let router = Router::start();
     let mut spec = RouteSpec::new(router.port);
-    let pods = [
-        slice("iris-a", stable.port, &[ready("pod-a")]),
-        slice("iris-b", canary.port, &[ready("pod-b")]),
-    ];
+    let pods =
+        [slice("iris-a", stable.port, &[ready("pod-a")]), slice("iris-b", canary.port, &[ready("pod-b")])];
     router.apply(pods).await;
     for share in [1000, 5000, 9000, 10_000, 0] {
         spec = spec.next().canary(share);
@@ -404,7 +415,8 @@ async fn http2_streams_both_ways_with_trailers() {
             });
             let executor = hyper_util::rt::TokioExecutor::new();
             tokio::spawn(
-                hyper::server::conn::http2::Builder::new(executor).serve_connection(TokioIo::new(stream), service),
+                hyper::server::conn::http2::Builder::new(executor)
+                    .serve_connection(TokioIo::new(stream), service),
             );
         }
     });
@@ -413,7 +425,8 @@ async fn http2_streams_both_ways_with_trailers() {
     let mut sender = http2(router.port).await;
     let (pieces, receiver) = tokio::sync::mpsc::unbounded_channel();
     let body = StreamBody::new(tokio_stream::wrappers::UnboundedReceiverStream::new(receiver)).boxed();
-    let request = Request::post("http://iris/grpc.Service/Call").header("te", "trailers").body(body).expect("valid");
+    let request =
+        Request::post("http://iris/grpc.Service/Call").header("te", "trailers").body(body).expect("valid");
     pieces.send(Ok(Frame::data(Bytes::from("one")))).expect("the body is open");
     let response = sender.send_request(request).await.expect("a response");
     assert_eq!(response.headers()["serin-revision"], "iris-a");
@@ -506,4 +519,111 @@ async fn the_operator_hears_when_a_revision_without_share_is_idle() {
     assert!(!report.routes[0].revisions.contains_key("iris-b"), "nothing is left of it: {report:?}");
     let quiet = router.acks.poll(report.version, Duration::from_millis(50)).await;
     assert_eq!((quiet.version, quiet.routes.len()), (report.version, 0));
+}
+
+#[tokio::test]
+async fn what_stable_has_no_room_for_does_not_spill_onto_the_canary() {
+    let full = Fake::start(|_| Reply::Answer(429, REFUSED, "full".into())).await;
+    let canary = Fake::start(|_| ok("b")).await;
+    let router = Router::start();
+    let changes = [
+        RouteSpec { size: 10, ..RouteSpec::new(router.port) }.canary(1).change(),
+        slice("iris-a", full.port, &[ready("pod-a")]),
+        slice("iris-b", canary.port, &[ready("pod-b")]),
+    ];
+    router.apply(changes).await;
+    assert_eq!(router.post(&[("serin-revision", "stable")], "x").await.status(), 429);
+    let mut answers = Vec::new();
+    for _ in 0..20 {
+        answers.push(router.post(&[], "x").await.status().as_u16());
+    }
+    assert!(answers.iter().filter(|status| **status == 429).count() >= 19, "{answers:?}");
+
+    let router = Router::start();
+    let changes = [
+        RouteSpec::new(router.port).canary(10_000).change(),
+        slice("iris-a", canary.port, &[ready("pod-a")]),
+        slice("iris-b", full.port, &[ready("pod-b")]),
+    ];
+    router.apply(changes).await;
+    assert_eq!(router.post(&[], "x").await.status(), 200, "stable helps the canary");
+}
+
+/// A runtime that speaks HTTP/2: the n-th connection answers `streams[n]` requests, then refuses or leaves.
+async fn http2_fake(refuse: bool, streams: &'static [usize]) -> (u16, &'static AtomicUsize) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let answered: &'static AtomicUsize = Box::leak(Box::default());
+    tokio::spawn(async move {
+        for count in streams.iter().chain(std::iter::repeat(&usize::MAX)) {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.expect("a handshake");
+                let mut left = *count;
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    if left == 0 && refuse {
+                        respond.send_reset(h2::Reason::REFUSED_STREAM);
+                        continue;
+                    }
+                    drop(request);
+                    left = left.saturating_sub(1);
+                    answered.fetch_add(1, Ordering::Relaxed);
+                    let mut body = respond.send_response(http::Response::new(()), false).expect("sent");
+                    body.send_data(Bytes::from("x"), true).expect("sent");
+                    if left == 0 && !refuse {
+                        connection.graceful_shutdown();
+                    }
+                }
+            });
+        }
+    });
+    (port, answered)
+}
+
+async fn http2_posts(router: &Router, count: usize) {
+    let mut sender = http2(router.port).await;
+    for _ in 0..count {
+        let request =
+            Request::post("http://iris/x").body(Full::new(Bytes::from("y")).boxed()).expect("valid");
+        let response = whole(sender.send_request(request).await.expect("a response")).await;
+        assert_eq!((response.status().as_u16(), response.body().as_ref()), (200, &b"x"[..]), "{response:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_was_refused_goes_to_another_pod() {
+    let ((busy, _), (good, answered)) = (http2_fake(true, &[0]).await, http2_fake(true, &[]).await);
+    let router = Router::start();
+    let changes = [
+        RouteSpec::new(router.port).change(),
+        slice("iris-a", busy, &[ready("pod-0")]),
+        slice("iris-a", good, &[ready("pod-1")]),
+    ];
+    router.apply(changes).await;
+    http2_posts(&router, 20).await;
+    assert_eq!(answered.load(Ordering::Relaxed), 20);
+    assert!(retries(&router, RetryReason::Refused) > 0);
+}
+
+#[tokio::test]
+async fn a_connection_that_goes_away_in_good_order_costs_nothing() {
+    let (port, answered) = http2_fake(false, &[1, 2, 3, 1, 1]).await;
+    let router = Router::start();
+    router.apply([RouteSpec::new(router.port).change(), slice("iris-a", port, &[ready("pod-0")])]).await;
+    http2_posts(&router, 20).await;
+    assert_eq!(answered.load(Ordering::Relaxed), 20);
+}
+
+#[tokio::test]
+async fn a_connection_that_says_nothing_is_closed() {
+    let fake = Fake::start(|_| ok("")).await;
+    let router = router_with(&[&fake]).await;
+    let mut silent = TcpStream::connect(("127.0.0.1", router.port)).await.expect("the router listens");
+    let mut slow = TcpStream::connect(("127.0.0.1", router.port)).await.expect("the router listens");
+    slow.write_all(b"POST / HTTP/1.1\r\nhost: ").await.expect("sent");
+    for connection in [&mut silent, &mut slow] {
+        let read =
+            timeout(Duration::from_secs(60), connection.read(&mut [0; 1])).await.expect("closed by then");
+        assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    }
 }

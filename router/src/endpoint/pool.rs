@@ -131,7 +131,8 @@ impl Pool {
             return Ok(open);
         }
         let stream = self.connect().await?;
-        let (sender, connection) = http2_settings().handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        let (sender, connection) =
+            http2_settings().handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         tokio::spawn(async move { drop(connection.await) });
         let streams = Arc::new(());
         self.http2.lock().push(Http2 { sender: sender.clone(), streams: streams.clone(), reused: true });
@@ -167,7 +168,10 @@ impl Pool {
 
     async fn connect(&self) -> io::Result<TcpStream> {
         let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(self.address)).await.map_err(|_| {
-            io::Error::new(io::ErrorKind::TimedOut, format!("no connection to {} within 500 ms", self.address))
+            io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("no connection to {} within 500 ms", self.address),
+            )
         })??;
         stream.set_nodelay(true)?;
         let socket = SockRef::from(&stream);

@@ -188,13 +188,15 @@ fn http2_error(error: &hyper::Error) -> Option<&h2::Error> {
 
 /// RFC 9113 §8.7: a stream reset with REFUSED_STREAM was not processed.
 fn refused(error: &hyper::Error) -> bool {
-    http2_error(error)
-        .is_some_and(|error| error.is_reset() && error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM))
+    http2_error(error).is_some_and(|error| {
+        error.is_reset() && error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM)
+    })
 }
 
 /// RFC 9113 §6.8: a stream above the last one that GOAWAY names was not processed. h2 gives this error to those
 /// streams only; that holds for an orderly GOAWAY, and for others nothing is assumed.
 fn went_away(error: &hyper::Error) -> bool {
-    http2_error(error)
-        .is_some_and(|error| error.is_go_away() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR))
+    http2_error(error).is_some_and(|error| {
+        error.is_go_away() && error.is_remote() && error.reason() == Some(Reason::NO_ERROR)
+    })
 }

@@ -22,6 +22,8 @@ pub struct Wish {
     fell_back: bool,
     /// The revision of the attempt before; a repetition prefers it.
     stay: Option<Arc<str>>,
+    /// A pod had no room for it: what stable cannot take must not spill over onto the canary.
+    crowded: bool,
 }
 
 /// Where [`Wish::place`] puts the request.
@@ -43,7 +45,7 @@ pub enum Placed {
 impl Wish {
     /// The wish of a request with this `Serin-Revision` header.
     pub fn new(pin: Option<HeaderValue>) -> Wish {
-        Wish { pin, point: None, placed: false, fell_back: false, stay: None }
+        Wish { pin, point: None, placed: false, fell_back: false, stay: None, crowded: false }
     }
 
     /// The pin, where there is one.
@@ -78,7 +80,8 @@ impl Wish {
         if self.pin.is_some() {
             return preferred.and_then(go).unwrap_or_else(|| Placed::Nowhere(route.clone()));
         }
-        for index in route.candidates(preferred) {
+        let spills = |index: usize| self.crowded && Some(index) == route.canary && Some(index) != preferred;
+        for index in route.candidates(preferred).filter(|index| !spills(*index)) {
             if let Some(placed) = go(index) {
                 self.fell_back = Some(index) != preferred;
                 return placed;
@@ -99,6 +102,11 @@ impl Wish {
                 point
             }
         }
+    }
+
+    /// A pod refused it for want of room.
+    pub fn was_crowded_out(&mut self) {
+        self.crowded = true;
     }
 
     /// The request was sent to this revision: the next attempt prefers it.

@@ -184,7 +184,8 @@ impl Clock {
         }
         // HTTP/2 has a way to end a connection that loses no request, so it starts at once.
         let closing = state.context.closing.load(Ordering::Relaxed);
-        let mut verdict = if closing && state.http2.load(Ordering::Relaxed) { Verdict::Finish } else { Verdict::GoOn };
+        let mut verdict =
+            if closing && state.http2.load(Ordering::Relaxed) { Verdict::Finish } else { Verdict::GoOn };
         while self.tick.poll_tick(cx).is_ready() && verdict == Verdict::GoOn {
             verdict = self.ticked(state, closing);
         }

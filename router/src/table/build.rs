@@ -86,8 +86,11 @@ impl Builder {
     ) -> Built {
         let spec = &source.spec;
         let name = source.metadata.name.as_deref().unwrap_or_default();
-        let revisions: Vec<Revision> =
-            spec.revisions.iter().map(|revision| self.revision(name, revision, slices, previous, now)).collect();
+        let revisions: Vec<Revision> = spec
+            .revisions
+            .iter()
+            .map(|revision| self.revision(name, revision, slices, previous, now))
+            .collect();
         let position = |name: &Option<String>| {
             let name = name.as_deref()?;
             revisions.iter().position(|revision| &*revision.name == name)
@@ -147,7 +150,8 @@ impl Builder {
             let retired = &previous?.retired;
             retired.iter().find(|state| state.name() == spec.name).cloned()
         });
-        let header = |value: String| HeaderValue::try_from(value).unwrap_or_else(|_| HeaderValue::from_static(""));
+        let header =
+            |value: String| HeaderValue::try_from(value).unwrap_or_else(|_| HeaderValue::from_static(""));
         Revision {
             name: spec.name.as_str().into(),
             timeout: Duration::from_secs(spec.timeout_seconds.into()),
@@ -156,7 +160,8 @@ impl Builder {
             members,
             answered_by: header(spec.name.clone()),
             identity: header(labels::identity(&self.namespace, service, &spec.name)),
-            state: state.unwrap_or_else(|| RevisionState::new(service, &spec.name, self.fell_to_zero.clone())),
+            state: state
+                .unwrap_or_else(|| RevisionState::new(service, &spec.name, self.fell_to_zero.clone())),
         }
     }
 }
@@ -211,7 +216,8 @@ fn retired(previous: Option<&Route>, revisions: &[Revision]) -> Vec<Arc<Revision
     let Some(previous) = previous else { return Vec::new() };
     let leaving = previous.revisions.iter().map(|revision| &revision.state);
     let left = previous.retired.iter().filter(|state| state.in_flight() > 0);
-    let in_use = |state: &Arc<RevisionState>| revisions.iter().any(|revision| Arc::ptr_eq(&revision.state, state));
+    let in_use =
+        |state: &Arc<RevisionState>| revisions.iter().any(|revision| Arc::ptr_eq(&revision.state, state));
     leaving.chain(left).filter(|state| !in_use(state)).cloned().collect()
 }
 

@@ -78,10 +78,16 @@ pub(super) fn update(
             last_resort: false,
         })
         .collect();
-    members.extend(before.iter().filter(|member| !seen.contains_key(&**member.endpoint.uid())).filter_map(|member| {
-        let stays = member.standing == Standing::Ready && !is_over(member.gone_since, now);
-        stays.then(|| Member { gone_since: member.gone_since.or(Some(now)), last_resort: true, ..member.clone() })
-    }));
+    members.extend(before.iter().filter(|member| !seen.contains_key(&**member.endpoint.uid())).filter_map(
+        |member| {
+            let stays = member.standing == Standing::Ready && !is_over(member.gone_since, now);
+            stays.then(|| Member {
+                gone_since: member.gone_since.or(Some(now)),
+                last_resort: true,
+                ..member.clone()
+            })
+        },
+    ));
     members
 }
 
@@ -106,7 +112,8 @@ fn sightings(slices: &[&EndpointSlice]) -> BTreeMap<String, Sighting> {
     for slice in slices {
         let Some(port) = port(slice) else { continue };
         for endpoint in slice.endpoints.iter().flatten() {
-            let Some(address) = endpoint.addresses.first().and_then(|address| address.parse::<IpAddr>().ok()) else {
+            let Some(address) = endpoint.addresses.first().and_then(|address| address.parse::<IpAddr>().ok())
+            else {
                 continue;
             };
             let address = SocketAddr::new(address, port);
@@ -125,7 +132,13 @@ fn newer(one: Sighting, other: Sighting) -> Sighting {
     match (leaving(&one), leaving(&other)) {
         (true, false) => one,
         (false, true) => other,
-        _ => if one.standing <= other.standing { one } else { other },
+        _ => {
+            if one.standing <= other.standing {
+                one
+            } else {
+                other
+            }
+        }
     }
 }
 

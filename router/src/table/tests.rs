@@ -204,7 +204,11 @@ fn an_empty_list_or_a_deleted_slice_changes_nothing_for_a_minute() {
     view.after(MINUTE / 2);
     assert_eq!(view.slice("a", "a", &[("a1", Ready)]).share, before, "back before the minute is over");
     view.after(MINUTE);
-    assert_eq!((view.counted("a"), view.reach("b")), (vec!["a1".to_owned()], vec![]), "the other one is over");
+    assert_eq!(
+        (view.counted("a"), view.reach("b")),
+        (vec!["a1".to_owned()], vec![]),
+        "the other one is over"
+    );
 }
 
 #[test]

@@ -150,7 +150,11 @@ pub struct Router {
 impl Router {
     /// With nothing in use; the route of the test is to take `port`.
     pub fn start() -> Router {
-        Router::with_limits(Limits { max_body: 8 << 20, body_timeout: Duration::from_secs(5), max_waiting: 4 })
+        Router::with_limits(Limits {
+            max_body: 8 << 20,
+            body_timeout: Duration::from_secs(5),
+            max_waiting: 4,
+        })
     }
 
     pub fn with_limits(limits: Limits) -> Router {
@@ -163,7 +167,7 @@ impl Router {
         let settings = Settings {
             host: IpAddr::V4(Ipv4Addr::LOCALHOST),
             max_connections: 1000,
-            head_timeout: Duration::from_secs(10),
+            head_timeout: Duration::from_secs(2),
             idle_timeout: Duration::from_secs(75),
         };
         let server = Server::new(context.clone(), settings);
@@ -231,10 +235,14 @@ pub async fn whole(response: Response<Incoming>) -> Response<Bytes> {
 
 pub async fn http2(
     port: u16,
-) -> hyper::client::conn::http2::SendRequest<http_body_util::combinators::BoxBody<Bytes, std::convert::Infallible>> {
+) -> hyper::client::conn::http2::SendRequest<
+    http_body_util::combinators::BoxBody<Bytes, std::convert::Infallible>,
+> {
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.expect("the router listens");
     let (sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("a connection");
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .expect("a connection");
     tokio::spawn(connection);
     sender
 }
@@ -323,7 +331,8 @@ async fn serve_fake(
                 return;
             }
         };
-        let answer = format!("HTTP/1.1 {status} Word\r\n{headers}content-length: {}\r\n\r\n{body}", body.len());
+        let answer =
+            format!("HTTP/1.1 {status} Word\r\n{headers}content-length: {}\r\n\r\n{body}", body.len());
         if stream.write_all(answer.as_bytes()).await.is_err() || close {
             return;
         }
