@@ -34,11 +34,13 @@ impl Labels {
     pub fn read(folder: &Path) -> anyhow::Result<Self> {
         let read = |name: &str| {
             let path = folder.join(name);
-            std::fs::read_to_string(&path).with_context(|| format!("read {} (`make models` writes it)", path.display()))
+            std::fs::read_to_string(&path)
+                .with_context(|| format!("read {} (`make models` writes it)", path.display()))
         };
         let configuration: Configuration = serde_json::from_str(&read("config.min.json")?)?;
         let kinds: BTreeMap<String, Value> = serde_json::from_str(&read("content_types_kb.min.json")?)?;
-        let text = kinds.into_iter().filter(|(_, kind)| kind["is_text"] == true).map(|(label, _)| label).collect();
+        let text =
+            kinds.into_iter().filter(|(_, kind)| kind["is_text"] == true).map(|(label, _)| label).collect();
         Ok(Self {
             names: configuration.target_labels_space,
             thresholds: configuration.thresholds,
@@ -53,7 +55,12 @@ impl Labels {
     /// # Errors
     /// There is not one score for each label.
     pub fn of(&self, scores: &[f64]) -> anyhow::Result<(&str, f64)> {
-        ensure!(scores.len() == self.names.len(), "expected {} scores, got {}", self.names.len(), scores.len());
+        ensure!(
+            scores.len() == self.names.len(),
+            "expected {} scores, got {}",
+            self.names.len(),
+            scores.len()
+        );
         let best = scores.iter().enumerate().max_by(|(_, one), (_, other)| one.total_cmp(other));
         let (index, score) = best.context("no scores")?;
         let guessed = &self.names[index];
@@ -70,7 +77,8 @@ mod tests {
     use super::*;
 
     fn labels() -> Labels {
-        let pairs = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+        let pairs =
+            |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
         Labels {
             names: ["png", "randomtxt", "python", "elf"].map(str::to_owned).to_vec(),
             thresholds: [("python".to_owned(), 0.9)].into(),
@@ -82,7 +90,8 @@ mod tests {
 
     #[test]
     fn the_largest_score_names_the_type_where_it_is_sure_enough() {
-        let check = |scores: &[f64], expect: &str| assert_eq!(labels().of(scores).expect("four scores").0, expect);
+        let check =
+            |scores: &[f64], expect: &str| assert_eq!(labels().of(scores).expect("four scores").0, expect);
         check(&[0.6, 0.1, 0.2, 0.1], "png");
         check(&[0.4, 0.3, 0.2, 0.1], "unknown");
         check(&[0.1, 0.7, 0.1, 0.1], "txt");

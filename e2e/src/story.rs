@@ -68,7 +68,10 @@ impl Story {
         let client = cluster.client().await?;
         let namespaces: Api<Namespace> = Api::all(client.clone());
         if namespaces.get_opt(name).await?.is_some() {
-            namespaces.delete(name, &DeleteParams::default()).await.context("delete the namespace of last time")?;
+            namespaces
+                .delete(name, &DeleteParams::default())
+                .await
+                .context("delete the namespace of last time")?;
             wait::gone(&namespaces, name, GONE_WITHIN).await?;
         }
         let namespace: Namespace = serde_json::from_value(json!({

@@ -104,7 +104,8 @@ async fn described(story: &Story, iris: &Service) -> anyhow::Result<()> {
         "kubectl describe ends with {last:?}, which is not status.example: {example:?}"
     );
     println!("  $ {example}");
-    let printed = story.cluster.bash(&example).await?;
+    // It leaves a port-forward behind, which a person would end with Ctrl-C.
+    let printed = story.cluster.bash(&format!("trap 'kill $!' EXIT\n{example}")).await?;
     println!("  {}", printed.trim());
     ensure!(
         printed.contains("outputs") || printed.contains("predictions"),

@@ -23,14 +23,18 @@ pub async fn measure(story: &Story, requests: u64) -> anyhow::Result<()> {
     let pod = Api::<Pod>::namespaced(story.client.clone(), &story.namespace).get(&pods[0].name).await?;
     let address = pod.status.and_then(|status| status.pod_ip).context("a pod without an address")?;
     let case = cases::iris(&models(), "iris")?.into_iter().nth(1).context("no case")?;
-    let ways = vec![("router".to_owned(), iris.address().await?), ("pod".to_owned(), format!("{address}:8080"))];
+    let ways =
+        vec![("router".to_owned(), iris.address().await?), ("pod".to_owned(), format!("{address}:8080"))];
     let comparison = Comparison { ways, case, model: "iris".to_owned(), requests };
     let seen = traffic.compare(&comparison).await?;
     let (router, pod) = (seen.get("router").context("no router")?, seen.get("pod").context("no pod")?);
     println!("iris, V2, {requests} requests by each way, one at a time, in turn");
     println!("  to the pod       p50 {:>6} µs   p99 {:>6} µs", pod.p50, pod.p99);
     println!("  over the router  p50 {:>6} µs   p99 {:>6} µs", router.p50, router.p99);
-    ensure!(router.p50 >= pod.p50, "the way over the router is shorter than the direct one: something is wrong");
+    ensure!(
+        router.p50 >= pod.p50,
+        "the way over the router is shorter than the direct one: something is wrong"
+    );
     println!("  added            p50 {:>6} µs", router.p50 - pod.p50);
     Ok(())
 }

@@ -24,7 +24,8 @@ pub async fn measure(cluster: &Cluster) -> anyhow::Result<()> {
             }
             let namespace = pod["podRef"]["namespace"].as_str().unwrap_or_default();
             let containers = pod["containers"].as_array().into_iter().flatten();
-            let bytes = containers.filter_map(|container| container["memory"]["workingSetBytes"].as_u64()).sum();
+            let bytes =
+                containers.filter_map(|container| container["memory"]["workingSetBytes"].as_u64()).sum();
             found.insert(format!("{namespace}/{name}"), bytes);
         }
     }

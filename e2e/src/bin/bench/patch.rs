@@ -50,8 +50,11 @@ pub async fn measure(story: &Story, patches: usize, rate: f64) -> anyhow::Result
             scene.iris.share(SHARE).await?;
             anyhow::Ok(unix_micros())
         };
-        let (first, last_router, status) =
-            tokio::try_join!(scene.traffic.first_answer("iris"), used(&mut routers, u16::from(SHARE) * 100), status)?;
+        let (first, last_router, status) = tokio::try_join!(
+            scene.traffic.first_answer("iris"),
+            used(&mut routers, u16::from(SHARE) * 100),
+            status
+        )?;
         if round >= WARM_UP {
             by_caller.push(first.answered_at.saturating_sub(committed));
             by_routers.push(last_router.saturating_sub(committed));
@@ -61,7 +64,10 @@ pub async fn measure(story: &Story, patches: usize, rate: f64) -> anyhow::Result
         scene.iris.share(0).await?;
     }
     scene.stop("iris").await?;
-    println!("{patches} patches 0 → {SHARE} %, {rate} requests/s, {} routers, after the patch was committed", routers.len());
+    println!(
+        "{patches} patches 0 → {SHARE} %, {rate} requests/s, {} routers, after the patch was committed",
+        routers.len()
+    );
     for (what, values) in [
         ("first request answered by the new share", by_caller),
         ("every router says that it uses it", by_routers),
@@ -91,7 +97,8 @@ async fn follow(story: &Story, canary: &str, polls: &mut JoinSet<()>) -> anyhow:
     for pod in pods.list(&ListParams::default().labels(&selector)).await? {
         let (say, hear) = watch::channel((u16::MAX, 0));
         let admin = labels::ROUTER_ADMIN_PORT;
-        let path = format!("/api/v1/namespaces/{}/pods/{}:{admin}/proxy/v1/acks", story.namespace, pod.name_any());
+        let path =
+            format!("/api/v1/namespaces/{}/pods/{}:{admin}/proxy/v1/acks", story.namespace, pod.name_any());
         polls.spawn(poll(story.client.clone(), path, canary.to_owned(), say));
         uses.push(hear);
     }
@@ -102,11 +109,17 @@ async fn follow(story: &Story, canary: &str, polls: &mut JoinSet<()>) -> anyhow:
 async fn poll(client: Client, path: String, canary: String, say: watch::Sender<(u16, u64)>) {
     let mut since = 0;
     loop {
-        let Ok(request) = http::Request::get(format!("{path}?since={since}&wait=30")).body(Vec::new()) else { return };
+        let Ok(request) = http::Request::get(format!("{path}?since={since}&wait=30")).body(Vec::new()) else {
+            return;
+        };
         // A router that goes away ends the measurement: nobody hears of it any more.
         let Ok(report) = client.request::<AckReport>(request).await else { return };
         since = report.version;
-        let share = report.routes.iter().filter(|route| route.name == "iris").find_map(|route| route.revisions.get(&canary));
+        let share = report
+            .routes
+            .iter()
+            .filter(|route| route.name == "iris")
+            .find_map(|route| route.revisions.get(&canary));
         if let Some(revision) = share {
             say.send_replace((revision.share, unix_micros()));
         }

@@ -39,12 +39,17 @@ async fn main() -> anyhow::Result<()> {
     headline("Types of real files, by magika");
     types(&demo.magika).await?;
 
-    headline("A new model for each, as a canary, under load: 200 requests/s on iris, 10/s on magika, each answer checked");
+    headline(
+        "A new model for each, as a canary, under load: 200 requests/s on iris, 10/s on magika, each answer checked",
+    );
     demo.roll_out().await?;
     let verdicts = demo.stop().await?;
     let sent: u64 = verdicts.iter().map(|verdict| verdict.sent).sum();
     let lost: u64 = verdicts.iter().map(|verdict| verdict.lost).sum();
-    println!("\nsent {sent}, lost {lost}{}", if lost == 0 { format!(" (< 3/{sent})") } else { String::new() });
+    println!(
+        "\nsent {sent}, lost {lost}{}",
+        if lost == 0 { format!(" (< 3/{sent})") } else { String::new() }
+    );
     for verdict in &verdicts {
         println!("  {verdict}");
         for loss in &verdict.losses {
@@ -99,18 +104,24 @@ impl<'a> Demo<'a> {
         let (began, mut table) = (Instant::now(), Table::new());
         self.show(&mut table, began).await?;
 
-        say("kubectl apply -f examples/iris-canary.yaml -f examples/magika-canary.yaml      # canaryTrafficPercent: 10");
+        say(
+            "kubectl apply -f examples/iris-canary.yaml -f examples/magika-canary.yaml      # canaryTrafficPercent: 10",
+        );
         self.story.apply(&["iris-canary", "magika-canary"]).await?;
         let (of_iris, of_magika) = tokio::try_join!(self.iris.share(10), self.magika.share(10))?;
         self.models.extend([(of_iris, "b".to_owned()), (of_magika, "v3_3".to_owned())]);
         self.step(&mut table, began, "10 %").await?;
 
-        say("kubectl patch isvc iris magika --type merge -p '{\"spec\":{\"predictor\":{\"canaryTrafficPercent\":50}}}'");
+        say(
+            "kubectl patch isvc iris magika --type merge -p '{\"spec\":{\"predictor\":{\"canaryTrafficPercent\":50}}}'",
+        );
         tokio::try_join!(self.iris.ask(Some(50)), self.magika.ask(Some(50)))?;
         tokio::try_join!(self.iris.share(50), self.magika.share(50))?;
         self.step(&mut table, began, "50 %").await?;
 
-        say("kubectl patch isvc iris magika --type merge -p '{\"spec\":{\"predictor\":{\"canaryTrafficPercent\":100}}}'");
+        say(
+            "kubectl patch isvc iris magika --type merge -p '{\"spec\":{\"predictor\":{\"canaryTrafficPercent\":100}}}'",
+        );
         tokio::try_join!(self.iris.ask(Some(100)), self.magika.ask(Some(100)))?;
         tokio::try_join!(self.iris.settled(), self.magika.settled())?;
         self.step(&mut table, began, "promoted").await
@@ -147,7 +158,10 @@ impl<'a> Demo<'a> {
     }
 
     async fn stop(&self) -> anyhow::Result<Vec<Verdict>> {
-        Ok(vec![self.traffic.stop("iris", &self.models).await?, self.traffic.stop("magika", &self.models).await?])
+        Ok(vec![
+            self.traffic.stop("iris", &self.models).await?,
+            self.traffic.stop("magika", &self.models).await?,
+        ])
     }
 
     async fn broken(&self) -> anyhow::Result<()> {
@@ -192,7 +206,12 @@ async fn types(magika: &Service) -> anyhow::Result<()> {
         let scores: Vec<f64> = scores.iter().filter_map(Value::as_f64).collect();
         let (label, score) = labels.of(&scores)?;
         println!("{:<18} {label:<10} {score:.3}", sample.name);
-        ensure!(label == sample.label_v3_2, "{}: Python's onnxruntime says {}", sample.name, sample.label_v3_2);
+        ensure!(
+            label == sample.label_v3_2,
+            "{}: Python's onnxruntime says {}",
+            sample.name,
+            sample.label_v3_2
+        );
     }
     Ok(())
 }
