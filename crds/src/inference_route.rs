@@ -1,5 +1,8 @@
 //! `InferenceRoute`: what the operator tells the routers of one service. Not for people to write.
 
+// Each printed column has a type of its own; the lint takes the second `integer` for a repeated attribute.
+#![allow(clippy::duplicated_attributes)]
+
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
