@@ -60,7 +60,10 @@ fn ready(view: &View<'_>, plan: &Plan, [predictor, router, traffic]: [&Verdict; 
         return predictor.clone();
     }
     if router.status == "False" {
-        return router.clone();
+        // "Waiting for pods" would be read as the model's.
+        let waits = router.reason == reasons::WAITING_FOR_PODS;
+        let reason = if waits { reasons::WAITING_FOR_ROUTERS } else { &router.reason };
+        return no(reason, router.message.clone());
     }
     if !view.was_ready() {
         if plan.rollout.stable.is_none() {

@@ -42,6 +42,7 @@ pub fn news(
     now: &InferenceServiceStatus,
 ) -> Vec<News> {
     let mut all = of_acts(applied);
+    let promoting = matches!(outcome, Outcome::Planned(plan) if plan.rollout.asked == Share::ALL);
     if let Outcome::Planned(plan) = outcome {
         let new_generation = view.before().and_then(|before| before.observed_generation) != now.observed_generation;
         if plan.rollout.nothing_to_split && new_generation {
@@ -55,7 +56,7 @@ pub fn news(
         }
     }
     all.extend(of_failure(view, now));
-    all.extend(of_conditions(view, now));
+    all.extend(of_conditions(view, now).into_iter().filter(|news| !promoting || news.reason != reasons::CANARY_SERVING));
     all
 }
 
@@ -69,7 +70,9 @@ fn of_acts(applied: &Applied) -> Vec<News> {
         let share = |canary: &Option<String>, share: u16| canary.as_ref().map(|name| (name.clone(), share));
         let old = before.as_ref().and_then(|before| share(&before.canary, before.share));
         let new = share(&after.canary, after.share);
-        if old != new && after.stable.is_some() {
+        // A canary that has become stable is told by the record.
+        let promoted = new.is_none() && old.as_ref().map(|(name, _)| name) == after.stable.as_ref();
+        if old != new && after.stable.is_some() && !promoted {
             all.push(normal(reasons::events::SHARE_CHANGED, shares(old.as_ref(), new.as_ref())));
         }
     }
