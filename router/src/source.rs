@@ -9,6 +9,7 @@ use futures::{Stream, StreamExt};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt;
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use serde::Deserialize;
@@ -20,6 +21,11 @@ use tokio::sync::mpsc;
 const FILE_INTERVAL: Duration = Duration::from_millis(20);
 /// How long one watch lasts before it is asked for anew: a connection that died without a word is noticed by then.
 const WATCH_SECONDS: u32 = 60;
+
+/// The first wait after the API server could not be asked; it doubles with each further one.
+const RETRY_FIRST: Duration = Duration::from_millis(250);
+/// The longest such wait. Short beside kube's 30 s, since a patch must not wait for it once the API server is back.
+const RETRY_LONGEST: Duration = Duration::from_secs(5);
 
 /// Something that a source saw.
 #[derive(Debug)]
@@ -66,11 +72,34 @@ pub async fn watch(client: Client, namespace: String, changes: mpsc::Sender<Chan
         // resourceVersion stays unset in the lists, which makes them quorum reads.
         let config = watcher::Config::default().timeout(WATCH_SECONDS);
         let of_services = config.clone().labels(labels::SERVICE);
-        let routes = watcher(routes, config).default_backoff();
-        let slices = watcher(slices, of_services).default_backoff();
+        let routes = watcher(routes, config).backoff(Retry::default());
+        let slices = watcher(slices, of_services).backoff(Retry::default());
         if follow(routes, slices, &changes, last).await.is_err() {
             return;
         }
+    }
+}
+
+/// When to ask the API server again: 0.25 s doubling to 5 s, each up to a half longer, so that the routers of a cluster do
+/// not come back all at one moment.
+#[derive(Debug, Default)]
+struct Retry {
+    failures: u32,
+}
+
+impl Iterator for Retry {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let wait = RETRY_FIRST.saturating_mul(1 << self.failures.min(10)).min(RETRY_LONGEST);
+        self.failures += 1;
+        Some(wait.mul_f64(1.0 + rand::random::<f64>() / 2.0))
+    }
+}
+
+impl Backoff for Retry {
+    fn reset(&mut self) {
+        self.failures = 0;
     }
 }
 
