@@ -141,11 +141,13 @@ pub fn plan(wishes: &Wishes, situation: &Situation, now: Timestamp) -> Result<Pl
     let settled = facts.is_acknowledged(&route);
 
     let record = known.record.or_else(|| facts.promotion(&targets, settled));
-    let (grow, shrink) = sizes(&facts, &targets, settled);
-    let delete = deletions(&facts, &route, settled);
+    let (grow, mut shrink) = sizes(&facts, &targets, settled);
+    let (delete, last) = deletions(&facts, &route, settled);
+    shrink.extend(last);
     let forget = forgettable(&facts, &delete);
 
-    let mut keep: BTreeSet<String> = facts.running().map(str::to_owned).filter(|name| !delete.contains(name)).collect();
+    let mut keep: BTreeSet<String> =
+        facts.running().map(str::to_owned).filter(|name| !delete.contains(name)).collect();
     keep.insert(wishes.target.clone());
     keep.extend(known.revision.clone());
     let create = (!facts.view(&wishes.target).recorded).then(|| wishes.target.clone());
@@ -175,14 +177,18 @@ fn route(facts: &Facts<'_>, targets: &Targets) -> InferenceRouteSpec {
         stable: facts.stable.map(str::to_owned),
         canary: targets.canary.clone(),
         share: targets.share.parts(),
-        stable_count: targets.stable_pods,
+        stable_count: targets.stable_count,
         hold_seconds: facts.wishes.hold_seconds,
         revisions,
     }
 }
 
 /// Replicas that rise now, and those that fall now because every live router uses the route that no longer needs them.
-fn sizes(facts: &Facts<'_>, targets: &Targets, settled: bool) -> (BTreeMap<String, u32>, BTreeMap<String, u32>) {
+fn sizes(
+    facts: &Facts<'_>,
+    targets: &Targets,
+    settled: bool,
+) -> (BTreeMap<String, u32>, BTreeMap<String, u32>) {
     let (mut grow, mut shrink) = (BTreeMap::new(), BTreeMap::new());
     for (name, wanted) in &targets.pods {
         let view = facts.view(name);
@@ -196,22 +202,26 @@ fn sizes(facts: &Facts<'_>, targets: &Targets, settled: bool) -> (BTreeMap<Strin
     (grow, shrink)
 }
 
-/// Revisions that no router references any more, and that have answered everything they were given.
-fn deletions(facts: &Facts<'_>, route: &InferenceRouteSpec, settled: bool) -> BTreeSet<String> {
+/// Revisions that no router references any more, and that have answered everything they were given. While nobody that the route gives
+/// requests to has a pod, the one of them that has most of the ready pods stays, with N - u at most: the rest is room for the others.
+fn deletions(
+    facts: &Facts<'_>,
+    route: &InferenceRouteSpec,
+    settled: bool,
+) -> (BTreeSet<String>, Option<(String, u32)>) {
     if !settled {
-        return BTreeSet::new();
+        return (BTreeSet::new(), None);
     }
-    facts
-        .running()
-        .filter(|name| !route.revisions.iter().any(|revision| revision.name == *name))
-        .filter(|name| facts.is_drained(name))
-        // Whatever the table says, the only revision that could still serve is not taken away, unless all may be missing.
-        .filter(|name| {
-            let may_be_missing = facts.view(name).ready.is_empty() || facts.unavailable >= facts.size;
-            may_be_missing || facts.someone_else_serves(name)
-        })
-        .map(str::to_owned)
-        .collect()
+    let is_listed = |name: &&str| route.revisions.iter().any(|revision| revision.name == *name);
+    let over = || facts.running().filter(|name| !is_listed(name));
+    let least = facts.size - facts.unavailable;
+    let last = over()
+        .filter(|name| facts.ready(name) > 0 && least > 0 && !facts.somebody_serves(route))
+        .max_by_key(|name| facts.ready(name));
+    let delete =
+        over().filter(|name| Some(*name) != last && facts.is_drained(name)).map(str::to_owned).collect();
+    let shrunk = last.filter(|name| facts.view(name).replicas.unwrap_or(0) > least);
+    (delete, shrunk.map(|name| (name.to_owned(), least)))
 }
 
 /// ControllerRevisions of revisions that neither run nor are referenced, beyond the newest `revisionHistoryLimit`.
@@ -226,13 +236,19 @@ fn forgettable(facts: &Facts<'_>, delete: &BTreeSet<String>) -> BTreeSet<String>
         .situation
         .revisions
         .iter()
-        .filter(|(name, view)| view.recorded && !is_referenced(name) && (!view.is_running() || delete.contains(*name)))
+        .filter(|(name, view)| {
+            view.recorded && !is_referenced(name) && (!view.is_running() || delete.contains(*name))
+        })
         .map(|(name, view)| (view.created_at, name))
         .collect();
     old.sort();
     let surplus = old.len().saturating_sub(facts.wishes.history_limit);
     // A revision that is deleted in this pass keeps its record until its Deployment is gone.
-    old.into_iter().take(surplus).map(|(_, name)| name.clone()).filter(|name| !delete.contains(name)).collect()
+    old.into_iter()
+        .take(surplus)
+        .map(|(_, name)| name.clone())
+        .filter(|name| !delete.contains(name))
+        .collect()
 }
 
 fn rollout(facts: &Facts<'_>, targets: &Targets, route: &InferenceRouteSpec, settled: bool) -> Rollout {
@@ -251,7 +267,8 @@ fn rollout(facts: &Facts<'_>, targets: &Targets, route: &InferenceRouteSpec, set
         waiting: waiting(facts, targets, in_force, settled, &unacknowledged),
         unacknowledged,
         silent: facts.silent(),
-        nothing_to_split: targets.phase == Phase::Steady && facts.wishes.percent.is_some_and(|percent| percent < 100),
+        nothing_to_split: targets.phase == Phase::Steady
+            && facts.wishes.percent.is_some_and(|percent| percent < 100),
         deadline_exceeded,
     }
 }
@@ -265,12 +282,26 @@ fn waiting(
     unacknowledged: &[String],
 ) -> Option<(&'static str, String)> {
     use serin_crds::reasons;
-    let pods = |name: &str, wanted: u32| format!("waiting for {} of {wanted} pods of {name}", wanted.saturating_sub(facts.ready(name)));
+    let pods = |name: &str, wanted: u32| {
+        format!("waiting for {} of {wanted} pods of {name}", wanted.saturating_sub(facts.ready(name)))
+    };
     if let Some(canary) = targets.canary.as_deref()
         && in_force < targets.share
     {
         let wanted = targets.share.pods_of(facts.size).max(1);
-        return Some((reasons::WEIGHT_LIMITED, format!("{}; {in_force} % of {} % is in force", pods(canary, wanted), targets.share)));
+        let room = (facts.size + facts.surge).saturating_sub(targets.stable_pods);
+        // In a promotion S makes room by and by; any other share leaves S what it has.
+        if room < wanted && facts.ready(canary) >= room && targets.share < Share::ALL {
+            let text = format!(
+                "maxSurge leaves room for {room} of {wanted} pods of {canary} beside {} of the stable revision; {in_force} % of {} % is in force",
+                targets.stable_pods, targets.share
+            );
+            return Some((reasons::WEIGHT_LIMITED, text));
+        }
+        return Some((
+            reasons::WEIGHT_LIMITED,
+            format!("{}; {in_force} % of {} % is in force", pods(canary, wanted), targets.share),
+        ));
     }
     if !settled && !unacknowledged.is_empty() {
         let names = unacknowledged.join(", ");
@@ -282,9 +313,16 @@ fn waiting(
 }
 
 /// When to look again although nothing happens: at T's deadline, when a drain's time is over, and while a router is silent.
-fn look_again(facts: &Facts<'_>, targets: &Targets, rollout: &Rollout, route: &InferenceRouteSpec) -> Option<Duration> {
+fn look_again(
+    facts: &Facts<'_>,
+    targets: &Targets,
+    rollout: &Rollout,
+    route: &InferenceRouteSpec,
+) -> Option<Duration> {
     const SILENCE: Duration = Duration::from_secs(5);
-    let until = |at: Timestamp| Duration::try_from(at.duration_since(facts.now)).unwrap_or_default().max(Duration::from_millis(100));
+    let until = |at: Timestamp| {
+        Duration::try_from(at.duration_since(facts.now)).unwrap_or_default().max(Duration::from_millis(100))
+    };
     let deadline = facts.deadline(targets).filter(|at| *at > facts.now).map(until);
     let drain = facts
         .running()

@@ -10,7 +10,7 @@ use serin_crds::{InferenceRouteSpec, Share};
 
 use super::targets::Targets;
 use super::{Phase, Record, RecordCause};
-use crate::controller::situation::{RevisionView, RouterView, Situation, Wishes};
+use crate::controller::situation::{RevisionView, RouteView, RouterView, Situation, Wishes};
 
 static ABSENT: LazyLock<RevisionView> = LazyLock::new(RevisionView::default);
 
@@ -30,7 +30,12 @@ pub(super) struct Facts<'a> {
 }
 
 impl<'a> Facts<'a> {
-    pub(super) fn new(wishes: &'a Wishes, situation: &'a Situation, stable: Option<&'a str>, now: Timestamp) -> Self {
+    pub(super) fn new(
+        wishes: &'a Wishes,
+        situation: &'a Situation,
+        stable: Option<&'a str>,
+        now: Timestamp,
+    ) -> Self {
         let size = wishes.size.max(1);
         let surge = wishes.max_surge.rounded_up(size);
         let unavailable = wishes.max_unavailable.rounded_down(size).min(size);
@@ -66,7 +71,9 @@ impl<'a> Facts<'a> {
     pub(super) fn acknowledged_ready(&self, name: &str) -> u32 {
         let mut common: Option<BTreeSet<&str>> = None;
         let released = self.is_released();
-        for router in self.situation.routers.iter().filter(|router| !released || self.ack_of(router).is_some()) {
+        for router in
+            self.situation.routers.iter().filter(|router| !released || self.ack_of(router).is_some())
+        {
             let endpoints: BTreeSet<&str> = self
                 .ack_of(router)
                 .and_then(|ack| ack.revisions.get(name))
@@ -118,6 +125,12 @@ impl<'a> Facts<'a> {
         }
     }
 
+    /// A router uses the observed route. One that speaks of a newer generation shows that the observation is old: what it
+    /// acknowledges is not what this pass decides by.
+    fn uses(&self, router: &RouterView, route: &RouteView) -> bool {
+        self.ack_of(router).is_some_and(|ack| ack.generation == route.generation)
+    }
+
     /// What a router said of this very route; nothing else counts.
     fn ack_of<'r>(&self, router: &'r RouterView) -> Option<&'r RouteAck> {
         let route = self.situation.route.as_ref()?;
@@ -127,10 +140,7 @@ impl<'a> Facts<'a> {
     /// Every live router uses the observed route, or a person has released the wait for it.
     pub(super) fn observed_is_acknowledged(&self) -> bool {
         let Some(route) = &self.situation.route else { return false };
-        let all = self.situation.routers.iter().all(|router| {
-            self.ack_of(router).is_some_and(|ack| ack.generation >= route.generation)
-        });
-        all || self.is_released()
+        self.is_released() || self.situation.routers.iter().all(|router| self.uses(router, route))
     }
 
     /// A person has released the wait for acknowledgements of the observed route.
@@ -140,33 +150,37 @@ impl<'a> Facts<'a> {
 
     /// The route as it should be is the one observed, and every live router uses it.
     pub(super) fn is_acknowledged(&self, wanted: &InferenceRouteSpec) -> bool {
-        self.situation.route.as_ref().is_some_and(|route| route.spec == *wanted) && self.observed_is_acknowledged()
+        self.situation.route.as_ref().is_some_and(|route| route.spec == *wanted)
+            && self.observed_is_acknowledged()
     }
 
     /// Live routers that do not use the route as it should be, by pod name.
     pub(super) fn unacknowledged(&self, wanted: &InferenceRouteSpec) -> Vec<String> {
         let observed = self.situation.route.as_ref().filter(|route| route.spec == *wanted);
-        let routers = self.situation.routers.iter().filter(|router| {
-            !observed.is_some_and(|route| self.ack_of(router).is_some_and(|ack| ack.generation >= route.generation))
-        });
+        let routers = self
+            .situation
+            .routers
+            .iter()
+            .filter(|router| !observed.is_some_and(|route| self.uses(router, route)));
         routers.map(|router| router.pod_name.clone()).collect()
     }
 
     /// Live routers that have been silent for 5 s, by pod name.
     pub(super) fn silent(&self) -> Vec<String> {
         const LIMIT: SignedDuration = SignedDuration::from_secs(5);
-        let is_silent = |router: &&RouterView| router.silent_since.is_some_and(|since| self.now.duration_since(since) >= LIMIT);
+        let is_silent = |router: &&RouterView| {
+            router.silent_since.is_some_and(|since| self.now.duration_since(since) >= LIMIT)
+        };
         self.situation.routers.iter().filter(is_silent).map(|router| router.pod_name.clone()).collect()
     }
 
     /// Nothing that a router gave to this revision is unanswered. Reads as it should only once the observed route, which does
     /// not name the revision, is acknowledged.
     pub(super) fn is_drained(&self, name: &str) -> bool {
-        if self.is_released() {
-            return true;
-        }
         let in_flight = |router: &RouterView| {
-            self.ack_of(router).and_then(|ack| ack.revisions.get(name)).is_some_and(|revision| revision.in_flight > 0)
+            self.ack_of(router)
+                .and_then(|ack| ack.revisions.get(name))
+                .is_some_and(|revision| revision.in_flight > 0)
         };
         self.situation.routers.iter().all(|router| {
             !in_flight(router) || router.acknowledged_at.is_some_and(|at| at + self.timeout(name) <= self.now)
@@ -176,17 +190,23 @@ impl<'a> Facts<'a> {
     /// When the last request to a revision that is no longer routed to has had its time, where one is in flight.
     pub(super) fn drained_at(&self, name: &str) -> Option<Timestamp> {
         let timeout = self.timeout(name);
-        self.situation.routers.iter().filter_map(|router| router.acknowledged_at).map(|at| at + timeout).filter(|at| *at > self.now).max()
+        self.situation
+            .routers
+            .iter()
+            .filter_map(|router| router.acknowledged_at)
+            .map(|at| at + timeout)
+            .filter(|at| *at > self.now)
+            .max()
     }
 
     fn timeout(&self, name: &str) -> SignedDuration {
         SignedDuration::from_secs(i64::from(self.timeout_seconds(name)))
     }
 
-    /// Some revision that the route gives requests to has pods that every router knows.
-    pub(super) fn someone_else_serves(&self, name: &str) -> bool {
-        let others = self.stable.into_iter().chain([self.target()]).filter(|other| *other != name);
-        others.into_iter().any(|other| self.acknowledged_ready(other) > 0)
+    /// Some revision that this route gives requests to has a pod that every router knows.
+    pub(super) fn somebody_serves(&self, route: &InferenceRouteSpec) -> bool {
+        let canary = route.canary.as_deref().filter(|_| route.share > 0);
+        route.stable.as_deref().into_iter().chain(canary).any(|name| self.acknowledged_ready(name) > 0)
     }
 
     /// The record of a promotion, where it is due.
@@ -203,7 +223,8 @@ impl<'a> Facts<'a> {
     fn every_router_gives(&self, name: &str, share: Share) -> bool {
         let released = self.is_released();
         self.situation.routers.iter().all(|router| {
-            let given = self.ack_of(router).and_then(|ack| ack.revisions.get(name)).map(|revision| revision.share);
+            let given =
+                self.ack_of(router).and_then(|ack| ack.revisions.get(name)).map(|revision| revision.share);
             given.map_or(released, |given| given >= share.parts())
         })
     }

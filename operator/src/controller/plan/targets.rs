@@ -21,6 +21,8 @@ pub(super) struct Targets {
     pub(super) target_pods: u32,
     /// s.
     pub(super) stable_pods: u32,
+    /// s as the route says it: 0 while S is away.
+    pub(super) stable_count: u32,
     /// Replicas of Deployments, by revision. Fewer than now is done only once acknowledged.
     pub(super) pods: BTreeMap<String, u32>,
 }
@@ -47,6 +49,7 @@ fn first(facts: &Facts<'_>) -> Targets {
         share: Share::ALL,
         target_pods: facts.size,
         stable_pods: 0,
+        stable_count: 0,
         pods: BTreeMap::from([(facts.target().to_owned(), wanted)]),
     }
 }
@@ -60,45 +63,51 @@ fn steady(facts: &Facts<'_>, stable: &str) -> Targets {
         share: Share::NONE,
         target_pods: 0,
         stable_pods: facts.size,
+        stable_count: facts.size,
         pods: BTreeMap::from([(stable.to_owned(), pods)]),
     }
 }
 
 /// A revision that is neither S nor T and still has a part of the requests, with the share that it keeps for now:
-/// `min(w, (N - u - k_S) / N)`, which is 0 as soon as S alone can carry what may not be missing.
+/// `min(w, (N - u - k_S) / N)`, which is 0 as soon as S alone can carry what may not be missing. Where two have a part (somebody
+/// wrote the record in the middle of a canary), the one with the greater part goes on; the other's falls to S with the same write.
 fn leaving<'a>(facts: &Facts<'a>) -> Option<(&'a str, Share)> {
     let route = &facts.situation.route.as_ref()?.spec;
-    let is_other = |name: &&str| Some(*name) != facts.stable && *name != facts.target();
     let stable = facts.stable?;
-    let kept = |name: &str| {
-        let missing = (facts.size - facts.unavailable).saturating_sub(facts.acknowledged_ready(stable));
-        let part = 10_000 * u64::from(missing) / u64::from(facts.size);
-        facts.weight(name).min(Share::from_parts(u16::try_from(part).unwrap_or(10_000)))
-    };
-    if let Some(canary) = route.canary.as_deref().filter(is_other) {
-        // It stays the route's canary until every live router has it at 0.
-        let at_zero = route.share == 0 && facts.observed_is_acknowledged();
-        return (!at_zero).then(|| (canary, kept(canary)));
-    }
+    let is_other = |name: &&str| *name != stable && *name != facts.target();
+    let missing = (facts.size - facts.unavailable).saturating_sub(facts.ready(stable));
+    let missing = missing.max(u32::from(is_away(facts, stable)));
+    let part = Share::from_parts(
+        u16::try_from(10_000 * u64::from(missing) / u64::from(facts.size)).unwrap_or(10_000),
+    );
+    let kept = |name: &'a str| (name, facts.weight(name).min(part));
+    // The canary stays the route's until every live router has it at 0.
+    let at_zero = route.share == 0 && facts.observed_is_acknowledged();
+    let canary = route.canary.as_deref().filter(is_other).filter(|_| !at_zero).map(kept);
     // The record has moved away from a revision that still serves: it leaves like a canary.
-    let former = route.stable.as_deref().filter(is_other)?;
-    Some((former, kept(former))).filter(|(_, share)| *share > Share::NONE)
+    let former = route.stable.as_deref().filter(is_other).map(kept).filter(|(_, share)| *share > Share::NONE);
+    match (canary, former) {
+        (Some(canary), Some(former)) if former.1 > canary.1 => Some(former),
+        (canary, former) => canary.or(former),
+    }
 }
 
 /// A former canary leaves: S is grown back first, T's pods start where there is room, T's share has to wait.
 fn leave(facts: &Facts<'_>, stable: &str, name: &str, share: Share) -> Targets {
     let mut pods = BTreeMap::from([(stable.to_owned(), grown_back(facts, stable, facts.size))]);
     // Pods that S has already replaced give room to the rest of S.
-    let needed = (facts.size - facts.unavailable).saturating_sub(facts.acknowledged_ready(stable));
+    let needed = needed_beside(facts, stable);
     let current = facts.view(name).replicas.unwrap_or(0);
     pods.insert(name.to_owned(), if share == Share::NONE { current } else { current.min(needed) });
     let mut target_pods = 0;
     if !facts.is_steady() {
         target_pods = pods_for(facts, asked(facts));
-        let current = facts.view(facts.target()).replicas.unwrap_or(0);
-        pods.insert(facts.target().to_owned(), target_pods.min(room_for_target(facts, stable, facts.size)).max(current));
+        // It has no share yet: where the size or the limits have changed, its pods give way to S.
+        pods.insert(facts.target().to_owned(), target_pods.min(room_for_target(facts, stable, facts.size)));
     }
-    Targets { phase: Phase::Leaving, canary: Some(name.to_owned()), share, target_pods, stable_pods: facts.size, pods }
+    let stable_count = counted_in_route(facts, stable, facts.size);
+    let canary = Some(name.to_owned());
+    Targets { phase: Phase::Leaving, canary, share, target_pods, stable_pods: facts.size, stable_count, pods }
 }
 
 /// T beside S.
@@ -109,27 +118,35 @@ fn split(facts: &Facts<'_>, stable: &str) -> Targets {
     let target_ready = facts.acknowledged_ready(target);
     let current = facts.view(target).replicas.unwrap_or(0);
 
-    // While S has nobody and T may serve, T is to carry everything, and goes on until S is back.
-    let mut target_pods = pods_for(facts, wanted);
-    let stable_pods = counted_on(facts, wanted, target_pods, target_ready);
-    let stable_is_down = facts.ready(stable) == 0;
+    // While S has nobody and T may serve, T is to carry everything, and goes on until S is back. An S of no pods is not down but
+    // shrunk: T has to make room for it.
+    let view = facts.view(stable);
+    let mut carried = wanted.pods_of(facts.size).max(1);
+    let stable_pods = counted_on(facts, wanted, carried, target_ready);
+    let stable_is_down = facts.ready(stable) == 0 && view.replicas.unwrap_or(0) > 0;
     let stable_comes_back = facts.ready(stable) < stable_pods
-        && facts.view(stable).replicas.unwrap_or(0) >= stable_pods
+        && view.replicas.unwrap_or(0) >= stable_pods
         && current >= facts.size;
     if wanted > Share::NONE && (stable_is_down || stable_comes_back) {
-        target_pods = facts.size;
+        carried = facts.size;
     }
-    let stable_pods = counted_on(facts, wanted, target_pods, target_ready);
+    let stable_pods = counted_on(facts, wanted, carried, target_ready);
+    let target_pods = carried.max(facts.wishes.mirror.pods_of(facts.size));
 
-    // T's pods go only as far as what is ready of S allows.
-    let floor = (facts.size - facts.unavailable).saturating_sub(facts.acknowledged_ready(stable));
-    let growth = target_pods.min(room_for_target(facts, stable, stable_pods));
-    let target_replicas = if current > target_pods { current.min(target_pods.max(floor)) } else { growth.max(current) };
+    // T's pods go as far as S needs their room, and only as far as what is ready of S allows.
+    let allowed = target_pods.min((facts.size + facts.surge).saturating_sub(stable_pods));
+    let target_replicas = if current > allowed {
+        current.min(allowed.max(needed_beside(facts, stable).min(facts.ready(target))))
+    } else {
+        target_pods.min(room_for_target(facts, stable, stable_pods)).max(current)
+    };
     let pods = BTreeMap::from([
         (stable.to_owned(), grown_back(facts, stable, stable_pods)),
         (target.to_owned(), target_replicas),
     ]);
-    Targets { phase: phase(facts, share), canary: Some(target.to_owned()), share, target_pods, stable_pods, pods }
+    let (phase, canary) = (phase(facts, share), Some(target.to_owned()));
+    let stable_count = counted_in_route(facts, stable, stable_pods);
+    Targets { phase, canary, share, target_pods, stable_pods, stable_count, pods }
 }
 
 fn phase(facts: &Facts<'_>, share: Share) -> Phase {
@@ -158,9 +175,33 @@ fn asked(facts: &Facts<'_>) -> Share {
 /// A share is taken from T at once, except where the rollout itself has shrunk S to nothing: then T keeps what it has until
 /// every live router knows a pod of S.
 fn not_before_stable_is_back(facts: &Facts<'_>, stable: &str, wanted: Share) -> Share {
-    let shrunk = facts.view(stable).replicas.unwrap_or(0) < facts.size - facts.unavailable;
     let has = facts.weight(facts.target());
-    if wanted == Share::NONE && shrunk && has > Share::NONE && facts.acknowledged_ready(stable) == 0 { has } else { wanted }
+    if wanted == Share::NONE && has > Share::NONE && is_away(facts, stable) { has } else { wanted }
+}
+
+/// The rollout itself (or a hand that moved the record) has left S without a pod that every live router knows. The observed route
+/// remembers it by counting no pod of S, from the shrink until S is back. An S that died by itself is counted as before, and one
+/// that goes on with some pods is not away, whoever is silent.
+fn is_away(facts: &Facts<'_>, stable: &str) -> bool {
+    let Some(route) = facts.situation.route.as_ref().map(|route| &route.spec) else { return false };
+    let uncounted = if route.stable.as_deref() == Some(stable) {
+        route.stable_count == 0
+    } else {
+        route.canary.as_deref() != Some(stable)
+    };
+    uncounted && facts.acknowledged_ready(stable) == 0
+}
+
+/// s for the route. While S is away none of its pods is counted, which is also the memory that it is away.
+fn counted_in_route(facts: &Facts<'_>, stable: &str, stable_pods: u32) -> u32 {
+    if is_away(facts, stable) { 0 } else { stable_pods }
+}
+
+/// Pods beside S's known ones without which more than u would be missing; one at least while S is away, if S has room beside it.
+fn needed_beside(facts: &Facts<'_>, stable: &str) -> u32 {
+    let missing = (facts.size - facts.unavailable).saturating_sub(facts.acknowledged_ready(stable));
+    let room = (facts.size + facts.surge).saturating_sub(1);
+    missing.max(u32::from(is_away(facts, stable))).min(room)
 }
 
 /// t.
@@ -168,12 +209,12 @@ fn pods_for(facts: &Facts<'_>, share: Share) -> u32 {
     share.max(facts.wishes.mirror).pods_of(facts.size).max(1)
 }
 
-/// s.
-fn counted_on(facts: &Facts<'_>, share: Share, target_pods: u32, target_ready: u32) -> u32 {
+/// s, where T's share is carried by `carried` pods: pods that only mirror carry nothing for S. While T has less than all, S keeps a
+/// pod, also at 0: somebody has to serve.
+fn counted_on(facts: &Facts<'_>, share: Share, carried: u32, target_ready: u32) -> u32 {
     let needed = facts.size.saturating_sub(target_ready).saturating_sub(facts.unavailable);
-    let beside = facts.size.min((facts.size + facts.surge).saturating_sub(target_pods));
-    let least = u32::from(share > Share::NONE && share < Share::ALL);
-    needed.max(beside).max(least)
+    let beside = facts.size.min((facts.size + facts.surge).saturating_sub(carried));
+    needed.max(beside).max(u32::from(share < Share::ALL))
 }
 
 /// S's replicas: `wanted`, but above what it has now only as far as N + e allows.
