@@ -58,9 +58,9 @@ pub struct Serve {
     #[arg(long, env = "SERIN_MODEL_NAME", value_parser = model_name)]
     pub model_name: Option<String>,
 
-    /// Address to listen on
-    #[arg(long, env = "SERIN_HOST", default_value = "0.0.0.0")]
-    pub host: IpAddr,
+    /// Address to listen on [default: all of them, IPv6 and IPv4]
+    #[arg(long, env = "SERIN_HOST")]
+    pub host: Option<IpAddr>,
 
     /// Port of the inference protocols; 0 takes a free one, which the line `listening` tells
     #[arg(long, env = "SERIN_PORT", default_value_t = 8080)]

@@ -70,20 +70,16 @@ impl App {
 /// What happens around every request, whatever it asks for.
 async fn around(State(app): State<App>, request: Request, next: Next) -> Response {
     let app = &*app.0;
-    let in_flight = app.drain.request();
     let request_id = request.headers().get(&REQUEST_ID).cloned();
     let version = request.version();
     let is_inference = request.method() == Method::POST;
     let started = Instant::now();
-    if is_inference {
-        app.metrics.in_flight.inc();
-    }
-    let counted = CountedDown(is_inference.then_some(&app.metrics));
+    // Health checks and the like are answered at once and do not count as work that keeps the server up.
+    let in_flight = is_inference.then(|| (app.drain.request(), CountedDown::new(&app.metrics)));
     let mut response = match check_expectation(&app.settings, &request) {
         Ok(()) => next.run(request).await,
         Err(failure) => failure.into_response(),
     };
-    drop(counted);
     if is_inference {
         app.metrics.request_seconds.observe(started.elapsed().as_secs_f64());
         app.metrics.count_request(response.status().as_u16());
@@ -104,14 +100,19 @@ async fn around(State(app): State<App>, request: Request, next: Next) -> Respons
     response
 }
 
-/// Counts down however the request ends: a caller that hangs up drops the handler in the middle.
-struct CountedDown<'a>(Option<&'a Metrics>);
+/// Counts up, and down again however the request ends: a caller that hangs up drops the handler in the middle.
+struct CountedDown<'a>(&'a Metrics);
+
+impl<'a> CountedDown<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        metrics.in_flight.inc();
+        Self(metrics)
+    }
+}
 
 impl Drop for CountedDown<'_> {
     fn drop(&mut self) {
-        if let Some(metrics) = self.0 {
-            metrics.in_flight.dec();
-        }
+        self.0.in_flight.dec();
     }
 }
 

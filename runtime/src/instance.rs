@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 struct Job {
     inputs: Vec<Tensor>,
     outputs: Vec<usize>,
-    reply: oneshot::Sender<Result<Vec<Tensor>, RunError>>,
+    reply: oneshot::Sender<Result<Vec<Tensor>, InferError>>,
 }
 
 impl Entry for Job {
@@ -109,7 +109,7 @@ impl Instances {
         let (warm_sender, warm) = std::sync::mpsc::channel();
         let worker = Worker {
             queue: self.queue.clone(),
-            alive: Alive::new(&self.alive),
+            alive: Alive::new(&self.alive, &self.queue),
             run_nanoseconds: self.run_nanoseconds.clone(),
             metrics: metrics.clone(),
         };
@@ -149,7 +149,7 @@ impl Instances {
             Refused::Closed(_) => InferError::ShuttingDown,
         })?;
         match tokio::time::timeout(timeout, answer).await {
-            Ok(Ok(result)) => Ok(result?),
+            Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(InferError::InstanceDied),
             Err(_) => Err(InferError::DeadlineExceeded(timeout.as_millis())),
         }
@@ -189,19 +189,27 @@ fn warm_up(model: &mut dyn Model) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Counts a thread while it lives, however it ends.
-struct Alive(Arc<AtomicUsize>);
+/// Counts a thread while it lives. The last to go, by a panic too, sends away whoever still waits.
+struct Alive {
+    count: Arc<AtomicUsize>,
+    queue: Arc<Queue<Job>>,
+}
 
 impl Alive {
-    fn new(count: &Arc<AtomicUsize>) -> Self {
+    fn new(count: &Arc<AtomicUsize>, queue: &Arc<Queue<Job>>) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
-        Self(count.clone())
+        Self { count: count.clone(), queue: queue.clone() }
     }
 }
 
 impl Drop for Alive {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        if self.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.queue.close();
+            while let Some(job) = self.queue.pull() {
+                drop(job.reply.send(Err(InferError::ShuttingDown)));
+            }
+        }
     }
 }
 
@@ -217,7 +225,7 @@ impl Worker {
     fn work(&self, model: &mut dyn Model) {
         while let Some(job) = self.queue.pull() {
             let started = Instant::now();
-            let result = model.run(&job.inputs, &job.outputs);
+            let result = model.run(&job.inputs, &job.outputs).map_err(InferError::from);
             let took = started.elapsed();
             self.metrics.run_seconds.observe(took.as_secs_f64());
             self.remember(took);
@@ -297,7 +305,11 @@ mod tests {
         let failed = instances.infer(vec![number(-1)], vec![0], LONG).await;
         assert_eq!(failed, Err(InferError::Run(RunError::Failed("negative".into()))));
         assert!(instances.all_alive());
-        assert_eq!(instances.infer(vec![number(99)], vec![0], LONG).await, Err(InferError::InstanceDied));
+        let killed = instances.infer(vec![number(99)], vec![0], LONG);
+        let waiting = instances.infer(vec![number(1)], vec![0], LONG);
+        let (killed, waiting) = futures::join!(killed, waiting);
+        assert_eq!((killed, waiting), (Err(InferError::InstanceDied), Err(InferError::ShuttingDown)));
+        assert!(!instances.all_alive());
     }
 
     #[tokio::test]

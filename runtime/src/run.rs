@@ -12,7 +12,7 @@ use crate::shutdown::{self, Drain, Limits};
 use crate::storage::{self, Location, default_model_name};
 use anyhow::Context;
 use std::io::IsTerminal;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -235,8 +235,15 @@ fn try_it(name: &str, served: &Served, port: u16, admin_port: u16) -> String {
     format!("\n{name} is ready. Try:\n\n  {command}\n")
 }
 
+/// Without an address given, all of them; a machine without IPv6 has only those of IPv4.
 async fn bind(args: &Serve, port: u16, flag: &str) -> anyhow::Result<Listener> {
-    let address = SocketAddr::new(args.host, port);
+    let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    if args.host.is_none()
+        && let Ok(listener) = Listener::bind(any).await
+    {
+        return Ok(listener);
+    }
+    let address = SocketAddr::new(args.host.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), port);
     Listener::bind(address).await.with_context(|| format!("cannot listen on {address} ({flag})"))
 }
 

@@ -94,6 +94,8 @@ struct Download<'a> {
     settings: &'a Settings,
     progress: &'a Progress,
     directory: PathBuf,
+    #[allow(dead_code, reason = "held for as long as the directory is in use")]
+    lock: std::fs::File,
     complete: Vec<(Remote, File)>,
     last_report: Instant,
 }
@@ -102,9 +104,16 @@ const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 impl<'a> Download<'a> {
     fn begin(settings: &'a Settings, progress: &'a Progress) -> Result<Self, StorageError> {
-        let directory = settings.directory.join(format!("incomplete-{:016x}", rand::random::<u64>()));
-        std::fs::create_dir_all(&directory).map_err(|error| unwritable(&directory, &error))?;
-        Ok(Self { settings, progress, directory, complete: Vec::new(), last_report: Instant::now() })
+        let parent = &settings.directory;
+        std::fs::create_dir_all(parent).map_err(|error| unwritable(parent, &error))?;
+        remove_abandoned(parent);
+        let directory = parent.join(format!("{INCOMPLETE}{:016x}", rand::random::<u64>()));
+        let lock = lock_of(&directory);
+        let lock = std::fs::File::create(&lock).map_err(|error| unwritable(&lock, &error))?;
+        // Cannot fail: the file is new. Held until the process ends, however it ends.
+        let _ = lock.try_lock();
+        std::fs::create_dir(&directory).map_err(|error| unwritable(&directory, &error))?;
+        Ok(Self { settings, progress, directory, lock, complete: Vec::new(), last_report: Instant::now() })
     }
 
     async fn attempt(&mut self, source: &impl Source) -> Result<(), StorageError> {
@@ -191,6 +200,31 @@ impl Drop for Download<'_> {
     fn drop(&mut self) {
         // Gone already where the download was renamed into place.
         let _ = std::fs::remove_dir_all(&self.directory);
+        let _ = std::fs::remove_file(lock_of(&self.directory));
+    }
+}
+
+const INCOMPLETE: &str = "incomplete-";
+
+/// Stands beside the directory and is locked while somebody fills it.
+fn lock_of(directory: &Path) -> PathBuf {
+    directory.with_extension("lock")
+}
+
+/// What a process that was killed has left must not fill the volume, start after start. A directory whose lock is
+/// free belongs to nobody any more.
+fn remove_abandoned(parent: &Path) {
+    let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
+    for lock in entries.map(|entry| entry.path()) {
+        let name = lock.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if !name.starts_with(INCOMPLETE) || !name.ends_with(".lock") {
+            continue;
+        }
+        if std::fs::File::open(&lock).is_ok_and(|file| file.try_lock().is_ok()) {
+            // Another start may be cleaning up as well; then there is nothing left to remove.
+            let _ = std::fs::remove_dir_all(lock.with_extension(""));
+            let _ = std::fs::remove_file(&lock);
+        }
     }
 }
 
@@ -222,6 +256,26 @@ mod tests {
         for name in ["", "/etc/passwd", "../x", "a/../../x", "a/\0"] {
             assert!(relative(name).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_removed_and_what_is_in_use_is_not() {
+        let parent = tempfile::tempdir().expect("a directory");
+        let settings = Settings {
+            directory: parent.path().to_owned(),
+            size_limit: 1,
+            backoff: Backoff::default(),
+            environment: Vec::new(),
+        };
+        let abandoned = parent.path().join("incomplete-1");
+        std::fs::create_dir(&abandoned).expect("a directory");
+        std::fs::write(lock_of(&abandoned), "").expect("a file");
+        let (first, second) = (Progress::default(), Progress::default());
+        let first = Download::begin(&settings, &first).expect("a directory");
+        let second = Download::begin(&settings, &second).expect("a directory");
+        assert!(!abandoned.exists() && first.directory.is_dir() && second.directory.is_dir());
+        drop((first, second));
+        assert_eq!(std::fs::read_dir(parent.path()).expect("a directory").count(), 0);
     }
 
     #[test]

@@ -73,8 +73,8 @@ impl Source {
                 return Err(StorageError::not_found(format!("{} has no objects", self.describe())));
             }
         }
-        let object = self.store.head(&path).await.map_err(|error| self.failed(&error))?;
-        Ok(vec![Remote { name: "model.onnx".to_owned(), ..remote(&object) }])
+        // Not looked at before it is fetched: a HEAD that is refused has no body that would say why.
+        Ok(vec![Remote { key: path.to_string(), name: "model.onnx".to_owned(), bytes: None, tag: None }])
     }
 
     async fn open(&self, remote: &Remote) -> Result<Contents, StorageError> {
@@ -138,9 +138,24 @@ fn remote(object: &ObjectMeta) -> Remote {
     }
 }
 
+/// What stores call credentials that they do not take; some send these with a status that says something else.
+const CREDENTIAL_CODES: [&str; 7] = [
+    "AccessDenied",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidSecurity",
+    "InvalidToken",
+    "SignatureDoesNotMatch",
+    // The S3 gateway of Versity, with 404.
+    "XAdminUserNotFound",
+];
+
 fn classified(place: &str, error: &object_store::Error) -> StorageError {
     let text = error.to_string();
     let message = format!("{place}: {}", in_the_stores_words(&text));
+    if field(&text, "Code").is_some_and(|code| CREDENTIAL_CODES.contains(&code)) {
+        return StorageError::forbidden(message);
+    }
     match error {
         object_store::Error::NotFound { .. } => StorageError::not_found(message),
         object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
@@ -166,15 +181,16 @@ fn status_in(text: &str) -> Option<u16> {
 
 /// `<Code>` and `<Message>` of the store's XML where it sent some.
 fn in_the_stores_words(text: &str) -> String {
-    let field = |name: &str| {
-        let (_, rest) = text.split_once(&format!("<{name}>"))?;
-        Some(rest.split_once('<')?.0)
-    };
-    match (field("Code"), field("Message")) {
+    match (field(text, "Code"), field(text, "Message")) {
         (Some(code), Some(message)) => format!("{code}: {message}"),
         (Some(code), None) => code.to_owned(),
         _ => text.split_whitespace().collect::<Vec<_>>().join(" "),
     }
+}
+
+fn field<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
+    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
+    Some(rest.split_once('<')?.0)
 }
 
 #[cfg(test)]
@@ -195,6 +211,7 @@ mod tests {
         check("Server returned non-2xx status code: 400 Bad Request: x", Some("StorageRefused"));
         check("Server returned non-2xx status code: 503 Service Unavailable: x", None);
         check("connection refused", None);
+        check("status code: 404 Not Found: <Code>InvalidAccessKeyId</Code>", Some("StorageForbidden"));
         check("this normally indicates an incorrectly configured region", Some("StorageRefused"));
         let xml =
             "403 Forbidden: <Error><Code>InvalidAccessKeyId</Code><Message>No such key.</Message></Error>";

@@ -41,6 +41,8 @@ pub(crate) fn client() -> reqwest::Client {
 /// A running server. It is killed when the test ends without having ended it.
 pub(crate) struct Server {
     child: Child,
+    #[allow(dead_code, reason = "where a killed server leaves its downloads; removed with the test")]
+    scratch: tempfile::TempDir,
     log: Receiver<String>,
     seen: Vec<String>,
     /// `http://127.0.0.1:port` of the protocols.
@@ -61,10 +63,12 @@ impl Server {
                 command.env_remove(name);
             }
         }
+        let scratch = tempfile::tempdir().expect("a directory");
         command
             .args(["serve", model, "--host", "127.0.0.1", "--port", "0", "--admin-port", "0"])
             .args(flags)
             .env("ORT_DYLIB_PATH", onnxruntime())
+            .env("TMPDIR", scratch.path())
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -80,7 +84,7 @@ impl Server {
             }
         });
         let (url, admin) = (String::new(), String::new());
-        let mut server = Self { child, log, seen: Vec::new(), url, admin, client: client() };
+        let mut server = Self { child, scratch, log, seen: Vec::new(), url, admin, client: client() };
         let listening = server.logged("listening");
         server.url = format!("http://127.0.0.1:{}", listening["port"]);
         server.admin = format!("http://127.0.0.1:{}", listening["admin_port"]);
