@@ -156,6 +156,8 @@ mod tests {
                     while !stop.load(Ordering::Relaxed) {
                         let entered = tables.enter(|turn| {
                             let state = &*revisions[turn.revision];
+                            // The gap between reading the table and being counted, made wide.
+                            thread::yield_now();
                             state.enter();
                             Entered(state, turn.revision)
                         });

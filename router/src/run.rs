@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, interval, sleep};
@@ -18,7 +17,7 @@ use crate::control::Control;
 use crate::forward::{Context, Limits};
 use crate::in_flight::Tables;
 use crate::replay::HeldMemory;
-use crate::server::{Server, Settings};
+use crate::server::{Server, Settings, bind, usable_host};
 use crate::source;
 use crate::table::{Builder, Table};
 
@@ -63,8 +62,9 @@ async fn start(args: &Args) -> anyhow::Result<Parts> {
         },
         closing: AtomicBool::new(false),
     });
+    let host = usable_host(args.host);
     let settings = Settings {
-        host: args.host,
+        host,
         max_connections: args.max_connections,
         head_timeout: Duration::from_secs(args.head_seconds),
         idle_timeout: Duration::from_secs(args.idle_seconds),
@@ -80,10 +80,8 @@ async fn start(args: &Args) -> anyhow::Result<Parts> {
         draining: draining.clone(),
         connections: connections.clone(),
     };
-    let address = SocketAddr::new(args.host, args.admin_port);
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("the admin port {address} cannot be bound"))?;
+    let address = SocketAddr::new(host, args.admin_port);
+    let listener = bind(address).with_context(|| format!("the admin port {address} cannot be bound"))?;
     let address = listener.local_addr().unwrap_or(address);
     tokio::spawn(admin::serve(listener, Arc::new(admin)));
     let builder = Builder {

@@ -5,7 +5,7 @@ mod connection;
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -101,7 +101,20 @@ impl Server {
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+/// The address to listen on: `::` takes IPv4 too, but there are nodes whose kernel has no IPv6 at all.
+pub fn usable_host(host: IpAddr) -> IpAddr {
+    let any6 = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    if host == any6 && Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)).is_err() {
+        return IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    }
+    host
+}
+
+/// Listens on an address.
+///
+/// # Errors
+/// When it cannot be bound.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         // `::` is to take IPv4 too, whatever the node's default says.
