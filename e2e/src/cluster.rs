@@ -82,9 +82,10 @@ impl Cluster {
         up.await.cloned()
     }
 
-    /// Images and models.
+    /// Images and models. `E2E_IMAGES=keep` takes the images that the cluster has.
     async fn fill(&self) -> anyhow::Result<()> {
-        if std::env::var("E2E_REGISTRY").is_err() {
+        let keep = std::env::var("E2E_IMAGES").is_ok_and(|images| images == "keep");
+        if !keep && std::env::var("E2E_REGISTRY").is_err() {
             self.step("images", "make", &["--no-print-directory", "images"]).await?;
             self.step("load", "make", &["--no-print-directory", "load"]).await?;
         }

@@ -8,13 +8,12 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use serde::Deserialize;
 
 use super::connection::Connections;
 use super::generator::{self, Load, unix_micros};
-use super::ledger::{Outcome, latency, micros};
+use super::ledger::{Outcome, histogram, latency, micros};
 use super::wire::{Comparison, FirstAnswer, Latency, LoadReport, LoadSpec};
 
 /// Answered before they are counted, so that connections, caches and clocks of the processor are warm.
@@ -149,8 +148,4 @@ async fn compare(Json(asked): Json<Comparison>) -> Result<Json<BTreeMap<String, 
         }
     }
     Ok(Json(ways.into_iter().map(|(name, _, _, seen)| (name.clone(), latency(&seen))).collect()))
-}
-
-fn histogram() -> Histogram<u64> {
-    Histogram::new(3).expect("3 significant digits are allowed")
 }

@@ -20,6 +20,9 @@ use super::wire::{Case, LoadReport, LoadSpec, Loss, Protocol};
 
 /// Header that carries the request's id both ways.
 pub const HEADER_ID: &str = "x-request-id";
+/// How long an address may take to lead somewhere, and how often it is asked.
+const REACHABLE_WITHIN: Duration = Duration::from_secs(10);
+const REACHABLE_ASKED: Duration = Duration::from_millis(50);
 const BODY_SHOWN: usize = 300;
 
 /// A load that runs.
@@ -49,7 +52,7 @@ impl Load {
             ));
         }
         let connections = Arc::new(Connections::new(&spec.target, spec.connections));
-        connections.open().await.map_err(|failure| format!("{}: {}", spec.target, failure.detail))?;
+        reachable(&connections).await.map_err(|failure| format!("{}: {}", spec.target, failure.detail))?;
         let load = Arc::new(Self {
             ledger: Mutex::new(Ledger::new(&spec.name, Instant::now())),
             connections,
@@ -127,6 +130,20 @@ impl Load {
         let now = Instant::now();
         self.ledger.lock().end(ticket, outcome, now, now.duration_since(due));
         self.ended.notify_waiters();
+    }
+}
+
+/// Opens the connections. A service may be ready before kube-proxy has led its address anywhere, which nothing reports, so
+/// a refusal is asked again for a while; after that, every refusal is a loss.
+async fn reachable(connections: &Connections) -> Result<(), Failure> {
+    let (began, mut again) = (Instant::now(), tokio::time::interval(REACHABLE_ASKED));
+    loop {
+        again.tick().await;
+        match connections.open().await {
+            Err(failure) if began.elapsed() >= REACHABLE_WITHIN => return Err(failure),
+            Err(_) => {}
+            Ok(()) => return Ok(()),
+        }
     }
 }
 

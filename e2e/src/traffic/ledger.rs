@@ -187,7 +187,7 @@ impl Phase {
             in_flight_at_start,
             in_flight_at_end: 0,
             answered: BTreeMap::new(),
-            latency: Histogram::new(3).expect("3 significant digits are allowed"),
+            latency: histogram(),
         }
     }
 
@@ -212,6 +212,11 @@ impl Phase {
             latency: latency(&self.latency),
         }
     }
+}
+
+/// For latencies from a microsecond to five minutes; a longer one counts as that.
+pub fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 300_000_000, 3).expect("bounds and 3 significant digits are allowed")
 }
 
 /// Percentiles of a histogram of microseconds.
@@ -275,6 +280,23 @@ mod tests {
         assert_eq!((report.losses[0].id.as_str(), report.losses[0].phase.as_str()), ("iris-2", "start"));
         assert_eq!(report.losses[0].took, 5_000);
         assert_eq!(report.phases[1].answered[0].first_id, "iris-3");
+    }
+
+    #[test]
+    fn latency_is_what_was_recorded() {
+        let now = Instant::now();
+        let mut ledger = Ledger::new("iris", now);
+        for millis in 1..=100 {
+            let ticket = ledger.begin(now, 0);
+            ledger.end(ticket, answered("r1"), now, Duration::from_millis(millis));
+        }
+        let latency = ledger.report(now).phases[0].latency;
+        let near = |got: u64, expected: u64| {
+            assert!(got.abs_diff(expected) * 100 <= expected, "{got}, expected {expected}")
+        };
+        near(latency.p50, 50_000);
+        near(latency.p99, 99_000);
+        near(latency.max, 100_000);
     }
 
     #[test]

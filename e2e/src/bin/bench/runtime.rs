@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail, ensure};
-use hdrhistogram::Histogram;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 use serin_e2e::traffic::connection::Connections;
-use serin_e2e::traffic::ledger::{Outcome, latency, micros};
+use serin_e2e::traffic::ledger::{Outcome, histogram, latency, micros};
 use serin_e2e::traffic::wire::Case;
 use serin_e2e::traffic::{cases, generator};
 use serin_e2e::{models, repository};
@@ -114,7 +113,7 @@ impl Server {
         requests: u64,
     ) -> anyhow::Result<serin_e2e::traffic::wire::Latency> {
         let connections = Arc::new(Connections::new(&self.address, 1));
-        let mut seen = Histogram::<u64>::new(3)?;
+        let mut seen = histogram();
         for number in 0..WARM_UP + requests {
             let id = format!("{name}-{number}");
             let request = generator::request(case, &self.address, &id)?;
