@@ -1,7 +1,8 @@
 //! The table of the design (§2.2): from the facts to shares and pods that each revision should have. Pure.
 //!
 //! N size · e surge · u unavailable · x share asked · k ready pods · t pods of the target T · s pods that the stable S counts on:
-//! `t = max(1, ceil(N * max(x, mirror)))` and `s = max(N - k_T - u, min(N, N + e - t))`.
+//! `t = max(1, ceil(N * max(x, mirror)))` and `s = max(N - k_T - u, min(N, N + e - t))`, at least 1 while x < 100 %; what t has for
+//! the mirror alone takes nothing from s.
 
 use std::collections::BTreeMap;
 
