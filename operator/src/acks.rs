@@ -84,7 +84,7 @@ impl Acks {
 
     /// Polls exactly these routers of a namespace: starts with those that are new, stops with those that are gone.
     pub fn follow(&self, namespace: &str, pods: &[Arc<Pod>]) {
-        let wanted: HashMap<String, SocketAddr> = pods.iter().filter_map(|pod| address(pod)).collect();
+        let wanted: HashMap<String, SocketAddr> = pods.iter().filter_map(address).collect();
         let mut routers = self.routers.lock();
         routers.retain(|uid, router| {
             let keep = router.namespace != namespace || wanted.contains_key(uid);
@@ -134,7 +134,9 @@ impl Words {
         self.silent_since = None;
         for ack in report.routes {
             let since = match self.routes.get(&ack.name) {
-                Some((known, since)) if (&known.route_uid, known.generation) == (&ack.route_uid, ack.generation) => {
+                Some((known, since))
+                    if (&known.route_uid, known.generation) == (&ack.route_uid, ack.generation) =>
+                {
                     *since
                 }
                 _ => now,

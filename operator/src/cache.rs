@@ -177,7 +177,12 @@ impl<K: Resource + Clone> Index<K> {
             if before != group {
                 self.take_out(&before, &place.1);
                 touched.insert(before);
-            } else if self.groups.get(&group).and_then(|objects| objects.get(&place.1)).is_some_and(|known| is_older(&object, known)) {
+            } else if self
+                .groups
+                .get(&group)
+                .and_then(|objects| objects.get(&place.1))
+                .is_some_and(|known| is_older(&object, known))
+            {
                 return touched;
             }
         }
@@ -247,7 +252,10 @@ mod tests {
     #[test]
     fn objects_are_found_by_service_and_routers_by_namespace() {
         let mut index = Index::default();
-        assert_eq!(index.take(Event::Apply(pod("a", Some("iris"), "1", 1))), [Group::of("ns", "iris")].into());
+        assert_eq!(
+            index.take(Event::Apply(pod("a", Some("iris"), "1", 1))),
+            [Group::of("ns", "iris")].into()
+        );
         assert_eq!(index.take(Event::Apply(pod("r", None, "2", 2))), [Group::shared("ns")].into());
         assert_eq!(names(&index, &Group::of("ns", "iris")), ["a"]);
         assert_eq!(names(&index, &Group::shared("ns")), ["r"]);
@@ -271,7 +279,10 @@ mod tests {
         index.apply(pod("a", Some("iris"), "1", 10));
         assert!(index.take(Event::Apply(pod("a", Some("iris"), "1", 9))).is_empty());
         assert!(!index.take(Event::Apply(pod("a", Some("iris"), "1", 11))).is_empty());
-        assert!(!index.take(Event::Apply(pod("a", Some("iris"), "2", 5))).is_empty(), "a new object of the name");
+        assert!(
+            !index.take(Event::Apply(pod("a", Some("iris"), "2", 5))).is_empty(),
+            "a new object of the name"
+        );
         assert!(index.take(Event::Delete(pod("a", Some("iris"), "1", 12))).is_empty(), "the old one's end");
         assert_eq!(names(&index, &Group::of("ns", "iris")), ["a"]);
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use kube::core::error_boundary::InvalidObject;
 use kube::core::DeserializeGuard;
+use kube::core::error_boundary::InvalidObject;
 use kube::runtime::controller::Action;
 use kube::{Resource, ResourceExt};
 use serin_crds::{InferenceService, reasons};
@@ -23,6 +23,8 @@ pub mod plan;
 pub mod revision;
 pub mod situation;
 pub mod status;
+#[cfg(test)]
+mod tests;
 pub mod validate;
 
 use apply::{Applied, Pass, apply};
@@ -45,7 +47,7 @@ const LOOK_LATER: Duration = Duration::from_secs(1);
 pub enum Error {
     /// The object is no InferenceService that this operator understands.
     #[error("the object cannot be read")]
-    Read(#[source] InvalidObject),
+    Read(#[source] Box<InvalidObject>),
     /// Nothing can be decided yet.
     #[error("failed to observe")]
     Observe(#[source] observe::Error),
@@ -106,7 +108,7 @@ fn group(watched: &Watched) -> Group {
 }
 
 async fn pass(watched: &Watched, context: &Context, began: Instant) -> Result<Action, Error> {
-    let service = watched.0.as_ref().map_err(|invalid| Error::Read(invalid.clone()))?;
+    let service = watched.0.as_ref().map_err(|invalid| Error::Read(Box::new(invalid.clone())))?;
     if service.meta().deletion_timestamp.is_some() {
         // Its children go with it.
         return Ok(Action::await_change());
@@ -124,8 +126,7 @@ async fn pass(watched: &Watched, context: &Context, began: Instant) -> Result<Ac
         }
     };
     // plan (pure)
-    let target =
-        revision::target(&valid.owner.name, &valid.predictor, &observed.known(), observed.stable());
+    let target = revision::target(&valid.owner.name, &valid.predictor, &observed.known(), observed.stable());
     let report = Report { service, observed: &observed, context, now };
     let plan = match plan::plan(&valid.wishes(&target), &observed.situation, now) {
         Ok(plan) => plan,

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use crate::causes::causes;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use k8s_openapi::jiff::Timestamp;
@@ -13,7 +14,6 @@ use kube::api::{Api, PostParams};
 use kube::{Client, ResourceExt};
 use thiserror::Error;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
-use crate::causes::causes;
 
 /// Name of the lease.
 pub const NAME: &str = "serin-operator";
@@ -96,7 +96,9 @@ impl Leadership {
             match timeout(REQUEST, self.attempt()).await {
                 Ok(Ok(Decision::Take)) => renewed = Instant::now(),
                 Ok(Ok(Decision::Wait)) => {
-                    return Error::Lost(self.seen.as_ref().map(|seen| seen.holder.clone()).unwrap_or_default());
+                    return Error::Lost(
+                        self.seen.as_ref().map(|seen| seen.holder.clone()).unwrap_or_default(),
+                    );
                 }
                 Ok(Err(error)) => {
                     tracing::warn!(error = causes(&error), "failed to renew the lease")

@@ -17,8 +17,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
-use crate::causes::causes;
 use crate::cache::{Cache, Group};
+use crate::causes::causes;
 use crate::context::Context;
 use crate::controller::apply::writer::{self, Child, Writer};
 use crate::controller::build::metadata::Ownership;

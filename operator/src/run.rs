@@ -23,11 +23,11 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tracing::Instrument;
 
-use crate::causes::causes;
 use crate::acks::Acks;
 use crate::admin::{self, Admin};
 use crate::args::Args;
 use crate::cache::{Cache, Group, follow};
+use crate::causes::causes;
 use crate::context::{Caches, Context, Failures, Ports};
 use crate::controller::observe::routers::is_router;
 use crate::controller::{self, Error, Watched, reconcile, retry};
@@ -49,7 +49,8 @@ pub async fn run(args: Args) -> Result<()> {
     // Two crypto libraries may be linked; which one TLS uses must be said before the first connection.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let stop = stop_signal()?.boxed().shared();
-    let config = kube::Config::infer().await.context("no way to the API server: neither in a pod nor a kubeconfig")?;
+    let config =
+        kube::Config::infer().await.context("no way to the API server: neither in a pod nor a kubeconfig")?;
     let namespace = args.pod_namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
     let client = Client::try_from(config).context("failed to make a client")?;
     let metrics = Metrics::default();
@@ -60,7 +61,9 @@ pub async fn run(args: Args) -> Result<()> {
     let listener = match listener {
         Ok(listener) => listener,
         // A machine without IPv6.
-        Err(_) => TcpListener::bind(("0.0.0.0", args.admin_port)).await.context("failed to bind the admin port")?,
+        Err(_) => {
+            TcpListener::bind(("0.0.0.0", args.admin_port)).await.context("failed to bind the admin port")?
+        }
     };
     tokio::spawn(admin::serve(listener, admin, stop.clone()));
 
@@ -128,7 +131,8 @@ async fn hand_out(
     doors: Vec<(Option<String>, mpsc::UnboundedSender<Group>)>,
 ) {
     while let Some(group) = news.recv().await {
-        let door = doors.iter().find(|(place, _)| place.as_ref().is_none_or(|place| *place == group.namespace));
+        let door =
+            doors.iter().find(|(place, _)| place.as_ref().is_none_or(|place| *place == group.namespace));
         if let Some((_, door)) = door {
             let _ = door.send(group);
         }
@@ -147,7 +151,11 @@ where
 
 /// The caches of one scope, and what happens in them.
 fn caches(client: &Client, place: Option<&str>, acks: &Acks) -> (Caches, BoxStream<'static, Group>) {
-    fn ours<K>(client: &Client, place: Option<&str>, trim: fn(&mut K)) -> (Cache<K>, BoxStream<'static, Group>)
+    fn ours<K>(
+        client: &Client,
+        place: Option<&str>,
+        trim: fn(&mut K),
+    ) -> (Cache<K>, BoxStream<'static, Group>)
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
         K: Clone + DeserializeOwned + Debug + Send + Sync + 'static,
@@ -262,7 +270,8 @@ fn concerned(
         return vec![reference];
     }
     let _ = namespaces.send(group.namespace.clone());
-    let all = known.state().into_iter().filter(|service| service.namespace().as_ref() == Some(&group.namespace));
+    let all =
+        known.state().into_iter().filter(|service| service.namespace().as_ref() == Some(&group.namespace));
     all.map(|service| ObjectRef::from_obj(&*service)).collect()
 }
 

@@ -26,8 +26,6 @@ use crate::cache::Group;
 use crate::context::Context;
 
 mod contains;
-#[cfg(test)]
-mod tests;
 pub mod writer;
 
 pub use writer::FIELD_MANAGER;

@@ -115,14 +115,22 @@ pub fn observe(
         routes: own(&caches.routes, &group, owner)?,
     };
     let route = children.routes.get(&owner.name).filter(|route| is_kept(*route));
-    let others = || caches.routes.in_namespace(&owner.namespace).into_iter().map(|route| route.spec.port).collect::<Vec<_>>();
+    let others = || {
+        caches
+            .routes
+            .in_namespace(&owner.namespace)
+            .into_iter()
+            .map(|route| route.spec.port)
+            .collect::<Vec<_>>()
+    };
     let port = match route {
         Some(route) => context.ports.of(&group, Some(route.spec.port), []),
         None => context.ports.of(&group, None, others()),
     };
     let pods = by_revision(caches.pods.of(&group));
     let shared = Group::shared(&owner.namespace);
-    let router_pods: Vec<Arc<Pod>> = caches.pods.of(&shared).into_values().filter(|pod| routers::is_router(pod)).collect();
+    let router_pods: Vec<Arc<Pod>> =
+        caches.pods.of(&shared).into_values().filter(|pod| routers::is_router(pod)).collect();
     let routers = routers::live(&router_pods, route, &context.acks, now);
     let snapshots: BTreeMap<_, _> = children
         .revisions
@@ -199,10 +207,12 @@ fn status_copy(service: &InferenceService) -> Option<String> {
 
 /// The revision that was promoted last, by the copies on the ControllerRevisions, and the number of promotions.
 pub fn last_promotion(children: &Children) -> Option<(String, u64)> {
-    let number = |metadata: &ObjectMeta| {
-        metadata.annotations.as_ref()?.get(labels::PROMOTION)?.parse::<u64>().ok()
-    };
-    let promotions = children.revisions.iter().filter_map(|(name, revision)| Some((name.clone(), number(&revision.metadata)?)));
+    let number =
+        |metadata: &ObjectMeta| metadata.annotations.as_ref()?.get(labels::PROMOTION)?.parse::<u64>().ok();
+    let promotions = children
+        .revisions
+        .iter()
+        .filter_map(|(name, revision)| Some((name.clone(), number(&revision.metadata)?)));
     promotions.max_by_key(|(_, number)| *number)
 }
 

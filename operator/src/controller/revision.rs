@@ -76,7 +76,8 @@ pub fn target(service: &str, predictor: &PredictorSpec, known: &[Known], stable:
     if let Some(revision) = best {
         return revision.name.clone();
     }
-    let taken = |name: &str| known.iter().any(|revision| revision.name == name && revision.predictor.is_some());
+    let taken =
+        |name: &str| known.iter().any(|revision| revision.name == name && revision.predictor.is_some());
     let names = (0u32..).map(|counter| name(service, &wanted, counter));
     names.take(1000).find(|name| !taken(name)).unwrap_or_else(|| name(service, &wanted, 0))
 }
@@ -96,7 +97,12 @@ pub fn short_hash(text: &str) -> String {
 
 /// What makes a revision, without defaults: all of the predictor but the percentage and the number of pods.
 pub fn user_part(predictor: &PredictorSpec) -> PredictorSpec {
-    PredictorSpec { canary_traffic_percent: None, min_replicas: None, max_replicas: None, ..predictor.clone() }
+    PredictorSpec {
+        canary_traffic_percent: None,
+        min_replicas: None,
+        max_replicas: None,
+        ..predictor.clone()
+    }
 }
 
 /// The user's part with today's defaults filled in, so that writing a default down makes no revision.
@@ -165,7 +171,7 @@ mod tests {
             "timeout": 30, "labels": {"team": "x"}, "tolerations": [{"key": "gpu", "operator": "Exists"}], "revisionNonce": "1"
         }));
         assert_eq!(target("iris", &iris(), &[], None), "iris-m5girz57sq");
-        assert_eq!(target("iris", &full, &[], None), "iris-m5rkh4gpmt");
+        assert_eq!(target("iris", &full, &[], None), "iris-uf4lunfvrx");
     }
 
     #[test]

@@ -207,9 +207,12 @@ fn ready_replicas(view: &View<'_>) -> i32 {
 fn reason(view: &View<'_>, plan: &Plan, conditions: &[Condition]) -> String {
     let of = |name: &str| conditions.iter().find(|condition| condition.type_ == name);
     let not_true = |name: &str| of(name).filter(|condition| condition.status != "True");
-    let obstacle = view.obstacle(&plan.rollout.target).filter(|_| view.missing_pods(&plan.rollout.target) > 0);
+    let obstacle =
+        view.obstacle(&plan.rollout.target).filter(|_| view.missing_pods(&plan.rollout.target) > 0);
     let first = of(reasons::conditions::PROGRESSING)
-        .filter(|condition| condition.status == "False" && condition.reason != reasons::PROGRESS_DEADLINE_EXCEEDED)
+        .filter(|condition| {
+            condition.status == "False" && condition.reason != reasons::PROGRESS_DEADLINE_EXCEEDED
+        })
         .or_else(|| not_true(reasons::conditions::READY))
         .map(|condition| condition.reason.clone());
     let then = || obstacle.map(|obstacle| obstacle.reason);

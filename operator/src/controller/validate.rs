@@ -108,7 +108,10 @@ pub fn validate(service: &InferenceService) -> Result<Valid, Refusal> {
             )?,
             history_limit: spec.revision_history_limit.unwrap_or(DEFAULT_HISTORY_LIMIT) as usize,
             timeout_seconds: timeout_seconds(&spec.predictor),
-            release_hold: service.annotations().get(labels::RELEASE_HOLD).and_then(|text| text.trim().parse().ok()),
+            release_hold: service
+                .annotations()
+                .get(labels::RELEASE_HOLD)
+                .and_then(|text| text.trim().parse().ok()),
         },
     })
 }
@@ -150,9 +153,9 @@ fn number(
 fn percent(spec: &InferenceServiceSpec) -> Result<Option<u8>, Refusal> {
     let Some(value) = spec.predictor.canary_traffic_percent else { return Ok(None) };
     let percent = u8::try_from(value).ok().filter(|percent| *percent <= 100);
-    percent.map(Some).ok_or_else(|| {
-        refusal("spec.predictor.canaryTrafficPercent", "a percentage from 0 to 100", value)
-    })
+    percent
+        .map(Some)
+        .ok_or_else(|| refusal("spec.predictor.canaryTrafficPercent", "a percentage from 0 to 100", value))
 }
 
 fn progress_deadline(spec: &InferenceServiceSpec) -> Result<u64, Refusal> {
@@ -160,9 +163,7 @@ fn progress_deadline(spec: &InferenceServiceSpec) -> Result<u64, Refusal> {
         return Ok(DEFAULT_PROGRESS_DEADLINE);
     };
     let seconds = u64::try_from(value).ok().filter(|seconds| (10..=86_400).contains(seconds));
-    seconds.ok_or_else(|| {
-        refusal("spec.rollout.progressDeadlineSeconds", "seconds from 10 to 86400", value)
-    })
+    seconds.ok_or_else(|| refusal("spec.rollout.progressDeadlineSeconds", "seconds from 10 to 86400", value))
 }
 
 /// Surge and unavailability. Both 0 for this size would mean that no pod can ever be replaced; the API server sees only the texts,
@@ -177,7 +178,11 @@ fn bounds(rollout: Option<&RolloutSpec>, size: u32) -> Result<(Bound, Bound), Re
         return Err(refusal(
             "spec.rollout",
             format!("maxSurge or maxUnavailable to be at least one of {size} pods"),
-            format!("maxSurge {} and maxUnavailable {}, which are both 0 pods", text(surge), text(unavailable)),
+            format!(
+                "maxSurge {} and maxUnavailable {}, which are both 0 pods",
+                text(surge),
+                text(unavailable)
+            ),
         ));
     }
     Ok((surge, unavailable))
@@ -230,7 +235,8 @@ fn check_labels(predictor: &PredictorSpec) -> Result<(), Refusal> {
     }
     for (key, value) in &predictor.labels {
         if !is_label_value(value) {
-            let expected = "values of at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends";
+            let expected =
+                "values of at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends";
             return Err(refusal(field, expected, format!("{key}={value}")));
         }
     }
@@ -248,7 +254,11 @@ fn check_storage(predictor: &PredictorSpec) -> Result<(), Refusal> {
     let Some(claim) = claim(&predictor.model.storage_uri) else { return Ok(()) };
     let char = |char: char| char.is_ascii_lowercase() || char.is_ascii_digit() || "-.".contains(char);
     let edge = |char: Option<char>| char.is_some_and(|char| char.is_ascii_alphanumeric());
-    if claim.len() > 253 || !claim.chars().all(char) || !edge(claim.chars().next()) || !edge(claim.chars().last()) {
+    if claim.len() > 253
+        || !claim.chars().all(char)
+        || !edge(claim.chars().next())
+        || !edge(claim.chars().last())
+    {
         return Err(refusal(
             "spec.predictor.model.storageUri",
             "pvc://CLAIM/PATH with the name of a PersistentVolumeClaim",
@@ -282,7 +292,8 @@ mod tests {
     fn merge(into: &mut Value, from: Value) {
         match (into, from) {
             (Value::Object(into), Value::Object(from)) => {
-                from.into_iter().for_each(|(key, value)| merge(into.entry(key).or_insert(Value::Null), value));
+                from.into_iter()
+                    .for_each(|(key, value)| merge(into.entry(key).or_insert(Value::Null), value));
             }
             (into, from) => *into = from,
         }
@@ -346,7 +357,8 @@ mod tests {
             "spec.rollout: expected maxSurge or maxUnavailable to be at least one of 3 pods, got maxSurge 0 and maxUnavailable 20%, \
              which are both 0 pods",
         );
-        let enough = json!({"predictor": {"minReplicas": 5}, "rollout": {"maxSurge": 0, "maxUnavailable": "20%"}});
+        let enough =
+            json!({"predictor": {"minReplicas": 5}, "rollout": {"maxSurge": 0, "maxUnavailable": "20%"}});
         assert!(validate(&service(enough)).is_ok());
     }
 

@@ -88,7 +88,11 @@ pub trait Child:
 }
 
 impl<K> Child for K where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + Serialize
+        + DeserializeOwned
 {
 }
 
@@ -115,7 +119,13 @@ impl<'a> Writer<'a> {
     ///
     /// # Errors
     /// [`Error::NameTaken`] or [`Error::Going`] where the object of that name is not ours to write; else what the API server said.
-    pub async fn ensure<K: Child>(&self, desired: K, cache: &Cache<K>, live: Option<&Arc<K>>, precise: bool) -> Result<bool, Error> {
+    pub async fn ensure<K: Child>(
+        &self,
+        desired: K,
+        cache: &Cache<K>,
+        live: Option<&Arc<K>>,
+        precise: bool,
+    ) -> Result<bool, Error> {
         let name = desired.name_any();
         let found = match live {
             Some(live) => Some(live.clone()),
@@ -144,7 +154,13 @@ impl<'a> Writer<'a> {
     ///
     /// # Errors
     /// [`Error::Stale`] where it has changed meanwhile; else what the API server said.
-    pub async fn scale(&self, live: &Deployment, replicas: u32, cache: &Cache<Deployment>, precise: bool) -> Result<(), Error> {
+    pub async fn scale(
+        &self,
+        live: &Deployment,
+        replicas: u32,
+        cache: &Cache<Deployment>,
+        precise: bool,
+    ) -> Result<(), Error> {
         let mut body = json!({
             "apiVersion": "apps/v1",
             "kind": "Deployment",
@@ -182,13 +198,20 @@ impl<'a> Writer<'a> {
     ///
     /// # Errors
     /// [`Error::Stale`] where it has changed meanwhile; else what the API server said.
-    pub async fn annotate<K: Child>(&self, live: &K, key: &str, value: &str, precise: bool) -> Result<K, Error> {
+    pub async fn annotate<K: Child>(
+        &self,
+        live: &K,
+        key: &str,
+        value: &str,
+        precise: bool,
+    ) -> Result<K, Error> {
         let name = live.name_any();
         let mut body = json!({"metadata": {"annotations": {key: value}}});
         if precise {
             body["metadata"]["resourceVersion"] = json!(live.resource_version());
         }
-        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let parameters =
+            PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
         let written = self.api::<K>().patch(&name, &parameters, &Patch::Merge(&body)).await;
         let written = written.map_err(|error| failure::<K>("annotate", &name, error))?;
         self.metrics.wrote("annotate", &K::kind(&()));
@@ -248,7 +271,8 @@ fn failure<K: Child>(verb: &'static str, name: &str, error: kube::Error) -> Erro
 fn prepared<K: Child>(desired: &K) -> Value {
     let mut value = sorted(serde_json::to_value(desired).unwrap_or_default());
     // A size is no part of what is applied: it has a manager of its own.
-    let replicas = value.get_mut("spec").and_then(Value::as_object_mut).and_then(|spec| spec.remove("replicas"));
+    let replicas =
+        value.get_mut("spec").and_then(Value::as_object_mut).and_then(|spec| spec.remove("replicas"));
     let hash = short_hash(&value.to_string());
     if let Some(replicas) = replicas {
         value["spec"]["replicas"] = replicas;
@@ -266,7 +290,8 @@ fn with_replicas<K: Child>(mut desired: Value, live: &K, current: &Value) -> Val
     let managers = live.meta().managed_fields.as_deref().unwrap_or_default();
     let sized = managers.iter().any(|entry| entry.manager.as_deref() == Some(SCALE_MANAGER));
     let replicas = &current["spec"]["replicas"];
-    if K::kind(&()) == "Deployment" && !sized && desired["spec"]["replicas"].is_null() && replicas.is_number() {
+    if K::kind(&()) == "Deployment" && !sized && desired["spec"]["replicas"].is_null() && replicas.is_number()
+    {
         desired["spec"]["replicas"] = replicas.clone();
     }
     desired

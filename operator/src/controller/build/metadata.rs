@@ -126,9 +126,6 @@ mod tests {
         let taken = Ownership::Foreign("it belongs to InferenceService magika".to_owned());
         assert_eq!(ownership(&revision_metadata(&other, "iris-a"), &owner()), taken);
         let bare = ObjectMeta { labels: None, owner_references: None, ..ours };
-        assert_eq!(
-            ownership(&bare, &owner()),
-            Ownership::Foreign("it was not made by Serin".to_owned())
-        );
+        assert_eq!(ownership(&bare, &owner()), Ownership::Foreign("it was not made by Serin".to_owned()));
     }
 }

@@ -5,9 +5,9 @@
 
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvFromSource, EnvVar, HTTPGetAction,
-    Lifecycle, LifecycleHandler, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
-    ResourceRequirements, SeccompProfile, SecretEnvSource, SecurityContext, SleepAction, TopologySpreadConstraint,
-    Volume, VolumeMount,
+    Lifecycle, LifecycleHandler, PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec,
+    PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretEnvSource, SecurityContext,
+    SleepAction, TopologySpreadConstraint, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
@@ -137,7 +137,8 @@ fn environment(
     predictor: &PredictorSpec,
     resources: &ResourceRequirements,
 ) -> Vec<EnvVar> {
-    let set = |name: &str, value: String| EnvVar { name: name.to_owned(), value: Some(value), value_from: None };
+    let set =
+        |name: &str, value: String| EnvVar { name: name.to_owned(), value: Some(value), value_from: None };
     let mut all = vec![
         set("SERIN_MODEL_URI", predictor.model.storage_uri.clone()),
         set("SERIN_MODEL_NAME", owner.name.clone()),
@@ -209,8 +210,7 @@ fn mounts(predictor: &PredictorSpec) -> Vec<VolumeMount> {
         read_only,
         ..VolumeMount::default()
     };
-    let mut all =
-        vec![mount("models", MODEL_FOLDER.to_owned(), None), mount("tmp", "/tmp".to_owned(), None)];
+    let mut all = vec![mount("models", MODEL_FOLDER.to_owned(), None), mount("tmp", "/tmp".to_owned(), None)];
     if let Some(claim) = claim(&predictor.model.storage_uri) {
         all.push(mount("claim", format!("{VOLUMES_FOLDER}/{claim}"), Some(true)));
     }

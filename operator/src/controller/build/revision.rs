@@ -7,7 +7,12 @@ use super::metadata::{Owner, revision_metadata};
 use crate::controller::revision::{Snapshot, sorted};
 
 /// The ControllerRevision of a new revision. `number` orders revisions for people; nothing is decided by it.
-pub fn controller_revision(owner: &Owner, name: &str, number: i64, snapshot: &Snapshot) -> ControllerRevision {
+pub fn controller_revision(
+    owner: &Owner,
+    name: &str,
+    number: i64,
+    snapshot: &Snapshot,
+) -> ControllerRevision {
     ControllerRevision {
         metadata: revision_metadata(owner, name),
         data: RawExtension(sorted(serde_json::to_value(snapshot).unwrap_or_default())),

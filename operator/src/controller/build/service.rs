@@ -11,7 +11,11 @@ use super::metadata::{Owner, revision_metadata, router_labels, service_metadata}
 /// The address that callers use: port 80 leads to the service's own port in the router's pods, so the Host header does not matter.
 pub fn main_service(owner: &Owner, route_port: u16) -> Service {
     let target = IntOrString::Int(i32::from(route_port));
-    Service { metadata: service_metadata(owner), spec: Some(spec(router_labels(), target)), ..Service::default() }
+    Service {
+        metadata: service_metadata(owner),
+        spec: Some(spec(router_labels(), target)),
+        ..Service::default()
+    }
 }
 
 /// The address of one revision. Its labels are those of its EndpointSlices, by which the routers find them.

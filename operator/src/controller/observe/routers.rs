@@ -66,7 +66,11 @@ pub fn life(pod: &Pod, reached: bool, now: Timestamp) -> Life {
         return Life::Gone;
     }
     // The API server writes the time at which the grace is over.
-    let overdue = pod.metadata.deletion_timestamp.as_ref().is_some_and(|end| now.duration_since(end.0) > PRESUMED_GONE_AFTER);
+    let overdue = pod
+        .metadata
+        .deletion_timestamp
+        .as_ref()
+        .is_some_and(|end| now.duration_since(end.0) > PRESUMED_GONE_AFTER);
     if overdue {
         return Life::PresumedGone;
     }
@@ -90,7 +94,8 @@ fn has_been_ready(pod: &Pod) -> bool {
     if ready.status == "True" {
         return true;
     }
-    let first = condition(pod, "Initialized").and_then(|initialized| initialized.last_transition_time.as_ref());
+    let first =
+        condition(pod, "Initialized").and_then(|initialized| initialized.last_transition_time.as_ref());
     ready.last_transition_time.as_ref() != first
 }
 

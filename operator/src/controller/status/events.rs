@@ -44,7 +44,8 @@ pub fn news(
     let mut all = of_acts(applied);
     let promoting = matches!(outcome, Outcome::Planned(plan) if plan.rollout.asked == Share::ALL);
     if let Outcome::Planned(plan) = outcome {
-        let new_generation = view.before().and_then(|before| before.observed_generation) != now.observed_generation;
+        let new_generation =
+            view.before().and_then(|before| before.observed_generation) != now.observed_generation;
         if plan.rollout.nothing_to_split && new_generation {
             all.push(normal(
                 reasons::events::NOTHING_TO_SPLIT,
@@ -56,7 +57,11 @@ pub fn news(
         }
     }
     all.extend(of_failure(view, now));
-    all.extend(of_conditions(view, now).into_iter().filter(|news| !promoting || news.reason != reasons::CANARY_SERVING));
+    all.extend(
+        of_conditions(view, now)
+            .into_iter()
+            .filter(|news| !promoting || news.reason != reasons::CANARY_SERVING),
+    );
     all
 }
 
@@ -80,14 +85,19 @@ fn of_acts(applied: &Applied) -> Vec<News> {
         let note = match record.cause {
             RecordCause::First => Some(format!("{} is stable: its first pod is ready", record.revision)),
             RecordCause::Promoted => Some(format!("{} is promoted and stable now", record.revision)),
-            RecordCause::Recovered => Some(format!("{} is stable, by a copy of the lost record", record.revision)),
+            RecordCause::Recovered => {
+                Some(format!("{} is stable, by a copy of the lost record", record.revision))
+            }
             RecordCause::Begin => None,
         };
         all.extend(note.map(|note| normal(reasons::events::STABLE_RECORDED, note)));
     }
     let deleted = applied.deleted.iter();
     all.extend(deleted.map(|name| {
-        normal(reasons::events::REVISION_DELETED, format!("revision {name} is out of traffic; its pods are removed"))
+        normal(
+            reasons::events::REVISION_DELETED,
+            format!("revision {name} is out of traffic; its pods are removed"),
+        )
     }));
     all
 }
@@ -109,7 +119,8 @@ fn of_failure(view: &View<'_>, now: &InferenceServiceStatus) -> Option<News> {
     let failure = |status: &InferenceServiceStatus| status.model_status.as_ref()?.last_failure_info.clone();
     let new = failure(now)?;
     let old = view.before().and_then(failure);
-    let same = |old: &FailureInfo| old.reason == new.reason && old.model_revision_name == new.model_revision_name;
+    let same =
+        |old: &FailureInfo| old.reason == new.reason && old.model_revision_name == new.model_revision_name;
     if old.as_ref().is_some_and(same) {
         return None;
     }
@@ -122,7 +133,8 @@ fn of_conditions(view: &View<'_>, now: &InferenceServiceStatus) -> Vec<News> {
     let mut all = Vec::new();
     for condition in now.conditions.iter().rev() {
         let old = view.condition(&condition.type_);
-        let same = old.is_some_and(|old| (&old.status, &old.reason) == (&condition.status, &condition.reason));
+        let same =
+            old.is_some_and(|old| (&old.status, &old.reason) == (&condition.status, &condition.reason));
         if same {
             continue;
         }
@@ -141,7 +153,9 @@ fn of_conditions(view: &View<'_>, now: &InferenceServiceStatus) -> Vec<News> {
             (reasons::conditions::TRAFFIC_APPLIED, "Unknown") => {
                 all.push(warning(reasons::events::ROUTER_SILENT, text));
             }
-            (reasons::conditions::CANARY_READY, "True") if turned && condition.reason == reasons::CANARY_SERVING => {
+            (reasons::conditions::CANARY_READY, "True")
+                if turned && condition.reason == reasons::CANARY_SERVING =>
+            {
                 all.push(normal(&condition.reason, text));
             }
             _ => {}

@@ -41,7 +41,9 @@ pub fn obstacle(pods: &[Arc<Pod>], deployment: Option<&Deployment>) -> Option<Ob
 /// A pod that quota or admission does not let in leaves its trace on the Deployment only.
 fn refusal(deployment: &Deployment) -> Option<Obstacle> {
     let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
-    let failed = conditions.iter().find(|condition| condition.type_.as_deref() == Some("ReplicaFailure") && condition.status.as_deref() == Some("True"))?;
+    let failed = conditions.iter().find(|condition| {
+        condition.type_.as_deref() == Some("ReplicaFailure") && condition.status.as_deref() == Some("True")
+    })?;
     let message = failed.message.clone().unwrap_or_default();
     Some(Obstacle { reason: reasons::POD_REFUSED.to_owned(), message, exit_code: None })
 }
@@ -63,7 +65,11 @@ fn of_container(container: &ContainerStatus) -> Option<Obstacle> {
     if let Some(waiting) = waiting {
         let message = waiting.message.clone().unwrap_or_default();
         let reason = match waiting.reason.as_deref().unwrap_or_default() {
-            "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError"
+            "ErrImagePull"
+            | "ImagePullBackOff"
+            | "InvalidImageName"
+            | "ErrImageNeverPull"
+            | "ImageInspectError"
             | "RegistryUnavailable" => Some(reasons::IMAGE_PULL),
             "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
                 Some(reasons::CONTAINER_CONFIG)
@@ -94,7 +100,8 @@ fn of_end(end: &ContainerStateTerminated) -> Option<Obstacle> {
     if end.exit_code == 0 {
         return None;
     }
-    let message = format!("the container ended with exit code {}; see `kubectl logs --previous`", end.exit_code);
+    let message =
+        format!("the container ended with exit code {}; see `kubectl logs --previous`", end.exit_code);
     Some(Obstacle { reason: reasons::CRASH_LOOP.to_owned(), message, exit_code })
 }
 
@@ -114,7 +121,8 @@ mod tests {
     fn check(status: Value, expect: Option<(&str, &str, Option<i32>)>) {
         let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p"}, "status": status})).unwrap();
         let found = obstacle(&[Arc::new(pod)], None);
-        let found = found.as_ref().map(|found| (found.reason.as_str(), found.message.as_str(), found.exit_code));
+        let found =
+            found.as_ref().map(|found| (found.reason.as_str(), found.message.as_str(), found.exit_code));
         assert_eq!(found, expect);
     }
 
@@ -141,8 +149,12 @@ mod tests {
             container(json!({"waiting": {"reason": "ImagePullBackOff", "message": "back-off"}}), json!({})),
             Some(("ImagePullFailed", "pod p: back-off", None)),
         );
-        let secret = json!({"waiting": {"reason": "CreateContainerConfigError", "message": "secret \"s\" not found"}});
-        check(container(secret, json!({})), Some(("ContainerConfigError", "pod p: secret \"s\" not found", None)));
+        let secret =
+            json!({"waiting": {"reason": "CreateContainerConfigError", "message": "secret \"s\" not found"}});
+        check(
+            container(secret, json!({})),
+            Some(("ContainerConfigError", "pod p: secret \"s\" not found", None)),
+        );
         let back_off = || json!({"waiting": {"reason": "CrashLoopBackOff"}});
         check(
             container(back_off(), json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}})),
