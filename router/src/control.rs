@@ -227,7 +227,7 @@ impl Control {
                 (known.absent_since.is_none(), known.in_use, std::cmp::Reverse(created(known)))
             };
             let holder = holders.entry(port).or_insert(name);
-            if claim(name) > claim(holder) {
+            if *holder != name && claim(name) > claim(holder) {
                 *holder = name;
             }
         }
