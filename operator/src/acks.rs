@@ -44,6 +44,7 @@ pub struct Acks {
 #[derive(Debug)]
 struct Router {
     namespace: String,
+    address: SocketAddr,
     task: AbortHandle,
     words: Words,
 }
@@ -87,7 +88,8 @@ impl Acks {
         let wanted: HashMap<String, SocketAddr> = pods.iter().filter_map(address).collect();
         let mut routers = self.routers.lock();
         routers.retain(|uid, router| {
-            let keep = router.namespace != namespace || wanted.contains_key(uid);
+            // A pod whose sandbox is made anew has another address.
+            let keep = router.namespace != namespace || wanted.get(uid) == Some(&router.address);
             if !keep {
                 router.task.abort();
             }
@@ -96,6 +98,7 @@ impl Acks {
         for (uid, address) in wanted {
             routers.entry(uid.clone()).or_insert_with(|| Router {
                 namespace: namespace.to_owned(),
+                address,
                 task: tokio::spawn(poll::poll(self.clone(), uid, address)).abort_handle(),
                 words: Words { silent_since: Some(Timestamp::now()), ..Words::default() },
             });

@@ -1,6 +1,6 @@
 //! What every pass is given: the client, the caches, the routers' words and the settings. Shared by all passes of one scope.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::Client;
 use kube::runtime::events::Recorder;
 use parking_lot::Mutex;
-use serin_crds::{InferenceRoute, labels};
+use serin_crds::{InferenceRoute, InferenceServiceStatus, labels};
 
 use crate::acks::Acks;
 use crate::args::Settings;
@@ -58,6 +58,37 @@ pub struct Context {
     pub ports: Ports,
     /// Failed passes, by object.
     pub failures: Failures,
+    /// What was told last, by object.
+    pub told: Told,
+}
+
+/// What was told last. A pass that begins before the watch has brought the status that the last one wrote would tell all of it again.
+/// Nothing is decided by it.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    statuses: Arc<Mutex<HashMap<Group, (u64, InferenceServiceStatus)>>>,
+    gone: Arc<Mutex<HashSet<String>>>,
+}
+
+impl Told {
+    /// A status was written, and the object has this version now.
+    pub fn wrote(&self, object: Group, version: u64, status: InferenceServiceStatus) {
+        self.statuses.lock().insert(object, (version, status));
+    }
+
+    /// The status that was written last, where it is newer than this version of the object.
+    pub fn newer(&self, object: &Group, version: u64) -> Option<InferenceServiceStatus> {
+        let mut statuses = self.statuses.lock();
+        if statuses.get(object).is_some_and(|(written, _)| *written <= version) {
+            statuses.remove(object);
+        }
+        statuses.get(object).map(|(_, status)| status.clone())
+    }
+
+    /// The first time that this router is presumed gone.
+    pub fn is_first_time(&self, pod: &str) -> bool {
+        self.gone.lock().insert(pod.to_owned())
+    }
 }
 
 /// Ports of routes that were given out by this process: two services made at once must not get the same one before either route
@@ -131,6 +162,16 @@ mod tests {
         assert_eq!(ports.of(&Group::of("other", "a"), None, []), 10_000, "namespaces are apart");
         assert_eq!(ports.of(&Group::of("ns", "c"), Some(10_007), []), 10_007, "the route's own");
         assert_eq!(ports.of(&Group::of("ns", "d"), None, [10_004]), 10_008);
+    }
+
+    #[test]
+    fn a_status_is_remembered_until_the_watch_has_brought_it() {
+        let (told, object) = (Told::default(), Group::of("ns", "iris"));
+        told.wrote(object.clone(), 7, InferenceServiceStatus::default());
+        assert!(told.newer(&object, 6).is_some());
+        assert!(told.newer(&object, 7).is_none());
+        assert!(told.newer(&object, 6).is_none(), "forgotten");
+        assert!(told.is_first_time("router") && !told.is_first_time("router"));
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub mod validate;
 
 use apply::{Applied, Pass, apply};
 use observe::{Observed, observe};
-use status::events::{news, publish};
+use status::events::{news, publish, router_gone};
 use status::{Outcome, View};
 
 /// What the controller follows: an object that cannot be read must not stop the watch of the others.
@@ -96,6 +96,7 @@ pub fn retry(watched: &Watched, error: &Error, context: &Context) -> Action {
         // Nothing changes before the object does.
         Error::Read(_) => Action::await_change(),
         Error::Observe(_) => Action::requeue(LOOK_LATER),
+        Error::Apply(error) if error.is_waiting() => Action::requeue(LOOK_LATER),
         Error::Apply(error) if error.is_passing() => Action::requeue(LOOK_SOON),
         Error::Apply(_) | Error::Status(_) | Error::Panicked => {
             Action::requeue(context.failures.delay(&group(watched)))
@@ -114,6 +115,12 @@ async fn pass(watched: &Watched, context: &Context, began: Instant) -> Result<Ac
         return Ok(Action::await_change());
     }
     let now = Timestamp::now();
+    // The watch may not have brought the last status yet.
+    let remembered = context.told.newer(&group(watched), status::version(service));
+    let service = &match remembered {
+        Some(status) => InferenceService { status: Some(status), ..service.clone() },
+        None => service.clone(),
+    };
     // observe (no call of the API)
     let observed = observe(service, &validate::owner(service), context, now).map_err(Error::Observe)?;
     // validate (pure)
@@ -165,7 +172,9 @@ impl Report<'_> {
     ) -> Result<(), Error> {
         let view = View { service: self.service, observed: self.observed, trouble };
         let status = status::status(&view, outcome, self.now);
-        let news = news(&view, outcome, applied, &status);
+        let mut news = news(&view, outcome, applied, &status);
+        let gone = self.observed.presumed_gone.iter().filter(|pod| self.context.told.is_first_time(pod));
+        news.extend(gone.map(|pod| router_gone(pod)));
         let written = status::write(self.context, self.service, &status).await;
         publish(self.context, self.service, news).await;
         written.map_err(Error::Status)?;

@@ -54,7 +54,7 @@ pub async fn run(
             Ok(()) => context.failures.reset(&group),
             Err(error) => {
                 let passing = matches!(&error, Error::Write(error) if error.is_passing());
-                let delay = if passing { Duration::from_millis(200) } else { context.failures.delay(&group) };
+                let delay = if passing { Duration::from_secs(1) } else { context.failures.delay(&group) };
                 if !passing {
                     tracing::warn!(namespace, error = causes(&error), "failed to keep the routers");
                 }

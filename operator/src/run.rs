@@ -28,7 +28,7 @@ use crate::admin::{self, Admin};
 use crate::args::Args;
 use crate::cache::{Cache, Group, follow};
 use crate::causes::causes;
-use crate::context::{Caches, Context, Failures, Ports};
+use crate::context::{Caches, Context, Failures, Ports, Told};
 use crate::controller::observe::routers::is_router;
 use crate::controller::{self, Error, Watched, reconcile, retry};
 use crate::lease::Leadership;
@@ -99,7 +99,7 @@ async fn start(
         client.clone(),
         Reporter { controller: "serin-operator".to_owned(), instance: Some(args.pod_name.clone()) },
     );
-    let (ports, failures) = (Ports::default(), Failures::default());
+    let (ports, failures, told) = (Ports::default(), Failures::default(), Told::default());
     let named = args.namespaces();
     let places: Vec<Option<String>> =
         if named.is_empty() { vec![None] } else { named.into_iter().map(Some).collect() };
@@ -118,6 +118,7 @@ async fn start(
             recorder: recorder.clone(),
             ports: ports.clone(),
             failures: failures.clone(),
+            told: told.clone(),
         };
         scopes.push(scope(place, Arc::new(context), touched, words, stop.clone()));
     }

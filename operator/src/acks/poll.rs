@@ -169,8 +169,12 @@ mod tests {
 
         let (acks, mut news) = Acks::new();
         let task = tokio::spawn(poll(acks.clone(), "pod".to_owned(), address));
-        let polled =
-            Polled { namespace: "ns".to_owned(), task: task.abort_handle(), words: Words::default() };
+        let polled = Polled {
+            namespace: "ns".to_owned(),
+            address,
+            task: task.abort_handle(),
+            words: Words::default(),
+        };
         acks.routers.lock().insert("pod".to_owned(), polled);
         for _ in 0..3 {
             assert_eq!(news.recv().await, Some(Group::of("ns", "iris")));

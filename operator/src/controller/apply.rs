@@ -55,6 +55,11 @@ impl Error {
         }
     }
 
+    /// Somebody else has to finish first (the garbage collector).
+    pub fn is_waiting(&self) -> bool {
+        matches!(self, Error::Write(writer::Error::Going { .. }))
+    }
+
     /// The pass has only to be done again: nothing is wrong.
     pub fn is_passing(&self) -> bool {
         match self {

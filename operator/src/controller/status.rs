@@ -18,6 +18,7 @@ use thiserror::Error;
 use super::observe::Observed;
 use super::plan::{Phase, Plan, Standstill};
 use super::validate::Refusal;
+use crate::cache::Group;
 use crate::context::Context;
 
 pub mod conditions;
@@ -336,6 +337,11 @@ fn routers(view: &View<'_>, plan: &Plan) -> RouterStatus {
     RouterStatus { total: count(live), acknowledged: count(acknowledged) }
 }
 
+/// The resourceVersion as the number that it is.
+pub fn version(service: &InferenceService) -> u64 {
+    service.resource_version().and_then(|version| version.parse().ok()).unwrap_or_default()
+}
+
 /// Writes a status where it differs from the one that was read. True: it was written.
 ///
 /// # Errors
@@ -359,7 +365,9 @@ pub async fn write(
         Api::namespaced(context.client.clone(), &service.namespace().unwrap_or_default());
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
     let written = api.patch_status(&name, &parameters, &Patch::Apply(&body)).await;
-    written.map_err(|error| Error(Box::new(error)))?;
+    let written = written.map_err(|error| Error(Box::new(error)))?;
     context.metrics.wrote("status", "InferenceService");
+    let object = Group::of(&service.namespace().unwrap_or_default(), &name);
+    context.told.wrote(object, version(&written), status.clone());
     Ok(true)
 }

@@ -145,6 +145,7 @@ fn context(api: &Api) -> Context {
         metrics: Metrics::default(),
         ports: Ports::default(),
         failures: Failures::default(),
+        told: Default::default(),
     }
 }
 

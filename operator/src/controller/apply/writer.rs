@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
-use kube::core::NamespaceResourceScope;
+use kube::core::{NamespaceResourceScope, Status};
 use kube::{Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -38,8 +38,8 @@ pub enum Error {
         /// Whose it is.
         whose: String,
     },
-    /// An object of that name is about to go.
-    #[error("{kind} {name} is still being deleted")]
+    /// An object of that name is about to go, or its whole namespace.
+    #[error("{kind} {name}, or its namespace, is being deleted")]
     Going {
         /// Kind of the object.
         kind: String,
@@ -261,9 +261,17 @@ impl<'a> Writer<'a> {
 fn failure<K: Child>(verb: &'static str, name: &str, error: kube::Error) -> Error {
     let kind = K::kind(&()).into_owned();
     match error {
+        // Everything in it goes, the InferenceService too.
+        kube::Error::Api(status) if is_ending(&status) => Error::Going { kind, name: name.to_owned() },
         kube::Error::Api(status) if status.code == 409 => Error::Stale(format!("{kind} {name}")),
         source => Error::Write { verb, kind, name: name.to_owned(), source: Box::new(source) },
     }
+}
+
+/// The namespace is being deleted: nothing can be made in it.
+fn is_ending(status: &Status) -> bool {
+    let causes = status.details.as_ref().map(|details| details.causes.as_slice()).unwrap_or_default();
+    status.code == 403 && causes.iter().any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 /// The object as JSON, with the hash of itself as an annotation: a field that is no longer wanted makes another hash, so that the

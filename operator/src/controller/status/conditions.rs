@@ -202,7 +202,7 @@ fn traffic_applied(view: &View<'_>, plan: &Plan) -> Verdict {
         return unknown(
             reasons::ROUTER_SILENT,
             format!(
-                "{} has not acknowledged generation {generation} of the route for 5 s; what takes capacity away waits for it",
+                "no acknowledgement of generation {generation} of the route for 5 s from {}; what takes capacity away waits for it",
                 rollout.silent.join(", ")
             ),
         );

@@ -65,6 +65,12 @@ pub fn news(
     all
 }
 
+/// A router's end is so long overdue that nobody waits for it any more.
+pub fn router_gone(pod: &str) -> News {
+    let note = format!("router {pod} should have ended more than 60 s ago; nothing waits for it any more");
+    warning(reasons::events::ROUTER_PRESUMED_GONE, note)
+}
+
 fn of_acts(applied: &Applied) -> Vec<News> {
     let mut all: Vec<News> = applied
         .created
