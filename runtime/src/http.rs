@@ -1,6 +1,7 @@
 //! The traffic port: V2 and V1 over HTTP/1.1 and h2c. Thin: finds the model, lets `protocol` read and write, lets
 //! `instance` run, and turns every failure into one shape of answer.
 
+mod body;
 mod listen;
 mod reply;
 mod routes;
@@ -11,11 +12,13 @@ pub use reply::Failure;
 use crate::metrics::Metrics;
 use crate::repository::Repository;
 use crate::shutdown::Drain;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::header::{CONNECTION, HeaderName, HeaderValue};
-use http::{Method, Version};
+use http::{HeaderMap, Method, Version};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -76,14 +79,15 @@ async fn around(State(app): State<App>, request: Request, next: Next) -> Respons
     let started = Instant::now();
     // Health checks and the like are answered at once and do not count as work that keeps the server up.
     let in_flight = is_inference.then(|| (app.drain.request(), CountedDown::new(&app.metrics)));
-    let mut response = match check_expectation(&app.settings, &request) {
-        Ok(()) => next.run(request).await,
+    let mut response = match admit(app, request, is_inference, started).await {
+        Ok(request) => next.run(request).await,
         Err(failure) => failure.into_response(),
     };
     if is_inference {
         app.metrics.request_seconds.observe(started.elapsed().as_secs_f64());
         app.metrics.count_request(response.status().as_u16());
     }
+    let status = response.status();
     let headers = response.headers_mut();
     if let Some(request_id) = request_id {
         headers.insert(REQUEST_ID, request_id);
@@ -93,7 +97,7 @@ async fn around(State(app): State<App>, request: Request, next: Next) -> Respons
     {
         headers.insert(DIGEST, digest);
     }
-    if app.drain.is_draining() && version <= Version::HTTP_11 {
+    if (app.drain.is_draining() || body::was_not_read(status)) && version <= Version::HTTP_11 {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     drop(in_flight);
@@ -116,9 +120,37 @@ impl Drop for CountedDown<'_> {
     }
 }
 
+/// Takes the whole body in before anything is refused: a connection whose request was not read to its end has to be
+/// closed, and the next request that a client sends on it would be lost.
+async fn admit(
+    app: &Inner,
+    request: Request,
+    is_inference: bool,
+    started: Instant,
+) -> Result<Request, Failure> {
+    if !is_inference {
+        check_expectation(&app.settings, request.headers())?;
+        return Ok(request);
+    }
+    let deadline = started + app.settings.timeout;
+    let (mut parts, body) = request.into_parts();
+    let body = body::read(body, &parts.headers, &app.settings, deadline).await?;
+    check_expectation(&app.settings, &parts.headers)?;
+    body::check_encoding(&parts.headers)?;
+    parts.extensions.insert(Received { body, deadline });
+    Ok(Request::from_parts(parts, Body::empty()))
+}
+
+/// A request's body, and when its answer is due.
+#[derive(Debug, Clone)]
+struct Received {
+    body: Bytes,
+    deadline: Instant,
+}
+
 /// Pod addresses are reused; a request that was meant for another revision is not executed here.
-fn check_expectation(settings: &Settings, request: &Request) -> Result<(), Failure> {
-    let (Some(identity), Some(expected)) = (&settings.identity, request.headers().get(&EXPECT)) else {
+fn check_expectation(settings: &Settings, headers: &HeaderMap) -> Result<(), Failure> {
+    let (Some(identity), Some(expected)) = (&settings.identity, headers.get(&EXPECT)) else {
         return Ok(());
     };
     if expected.as_bytes() == identity.as_bytes() {

@@ -2,10 +2,12 @@
 //! queue. A run takes `&mut` by ONNX Runtime's rules, and a thread of its own needs no lock.
 
 use crate::metrics::Metrics;
-use crate::model::{LoadError, Model, RunError, Signature, Tensor, example};
+use crate::model::{LoadError, Model, RunError, Signature, Stopper, Tensor, example};
 use crate::queue::{Entry, Queue, Refused};
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
@@ -62,6 +64,7 @@ pub struct Instances {
     queue: Arc<Queue<Job>>,
     alive: Arc<AtomicUsize>,
     count: usize,
+    threads: Mutex<Vec<(JoinHandle<()>, Stopper)>>,
     /// A moving average of what a run takes, in nanoseconds.
     run_nanoseconds: Arc<AtomicU64>,
 }
@@ -87,6 +90,7 @@ impl Instances {
             queue: Arc::new(Queue::new(capacity)),
             alive: Arc::new(AtomicUsize::new(0)),
             count: count.max(1),
+            threads: Mutex::default(),
             run_nanoseconds: Arc::new(AtomicU64::new(0)),
         };
         let mut first = None;
@@ -120,15 +124,17 @@ impl Instances {
                 Ok(model) => model,
                 Err(error) => return drop(made_sender.send(Err(error))),
             };
-            drop(made_sender.send(Ok(())));
+            drop(made_sender.send(Ok(model.stopper())));
             let warm_up_failure = warm_up(model.as_mut()).err().map(|error| error.to_string());
             drop(warm_sender.send(Loaded { signature: model.signature().clone(), warm_up_failure }));
             worker.work(model.as_mut());
         });
         let died =
             || LoadError::Unsupported("ONNX Runtime's binding panicked while it read the model".to_owned());
-        spawned.map_err(|error| LoadError::Unsupported(format!("cannot start a thread: {error}")))?;
-        made.recv().map_err(|_| died())??;
+        let thread =
+            spawned.map_err(|error| LoadError::Unsupported(format!("cannot start a thread: {error}")))?;
+        let stopper = made.recv().map_err(|_| died())??;
+        self.threads.lock().push((thread, stopper));
         loaded();
         warm.recv().map_err(|_| died())
     }
@@ -165,6 +171,16 @@ impl Instances {
     /// How many requests wait for an instance.
     pub fn waiting(&self) -> usize {
         self.queue.len()
+    }
+
+    /// Takes no more requests, cuts short what runs, and waits until the threads have ended.
+    pub fn stop(&self) {
+        self.queue.close();
+        for (thread, stopper) in self.threads.lock().drain(..) {
+            stopper();
+            // One that panicked has ended as well.
+            let _ = thread.join();
+        }
     }
 
     /// Whether every instance still lives.

@@ -24,7 +24,16 @@ pub trait Model: Send {
     /// `inputs` stand in the order of [`Signature::inputs`] and have been checked against it; `outputs` are indices
     /// into [`Signature::outputs`], and the answer has one tensor for each of them, in their order.
     fn run(&mut self, inputs: &[Tensor], outputs: &[usize]) -> Result<Vec<Tensor>, RunError>;
+
+    /// What other threads call to make the run under way, and all later ones, end soon with an error. A process must
+    /// not end while the library computes.
+    fn stopper(&self) -> Stopper {
+        Box::new(|| {})
+    }
 }
+
+/// See [`Model::stopper`].
+pub type Stopper = Box<dyn Fn() + Send + Sync>;
 
 /// Why a model could not be made ready. All of these stay true however often the load is repeated.
 #[derive(Debug, thiserror::Error)]

@@ -132,9 +132,11 @@ impl Repository {
         self.served.load().as_ref().is_some_and(|served| served.instances.all_alive())
     }
 
-    /// Takes the model away, so that its instances end once their queue is empty.
+    /// Takes the model away and waits until its instances have ended. Blocks.
     pub fn unload(&self) {
-        self.served.store(None);
+        if let Some(served) = self.served.swap(None) {
+            served.instances.stop();
+        }
     }
 
     /// Brings the model to ready.

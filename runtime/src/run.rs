@@ -16,11 +16,17 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 /// The model can never be loaded; starting again would not help.
 const EXIT_PERMANENT: u8 = 3;
+/// How long a run that was cut short may take to notice.
+const UNLOAD_LIMIT: Duration = Duration::from_secs(3);
+/// For writing the answers to runs that were cut short.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// Serves a model until told to stop.
 ///
@@ -125,19 +131,34 @@ impl<'a> Server<'a> {
         }
 
         let name = signals.next().await;
-        let limits = Limits { idle: self.args.drain_idle(self.in_pod), limit: self.args.drain_limit };
         tracing::info!(signal = name, in_flight = self.drain.in_flight(), "draining");
-        let drained = async {
-            shutdown::finished(&self.drain, limits).await;
-            drop(stop);
-            let _ = tokio::time::timeout(limits.limit, traffic).await;
-        };
         tokio::select! {
-            () = drained => tracing::info!("drained"),
+            () = self.end(stop, traffic) => tracing::info!("drained"),
             name = signals.next() => tracing::warn!(signal = name, "stopped without waiting"),
         }
-        self.repository.unload();
+        self.unload().await;
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// Serves until it is quiet, lets the connections end, and at the limit cuts short what still runs.
+    async fn end(&self, stop: oneshot::Sender<()>, mut traffic: JoinHandle<()>) {
+        let limits = Limits { idle: self.args.drain_idle(self.in_pod), limit: self.args.drain_limit };
+        let deadline = tokio::time::Instant::now() + limits.limit;
+        shutdown::finished(&self.drain, limits).await;
+        drop(stop);
+        if tokio::time::timeout_at(deadline, &mut traffic).await.is_err() {
+            tracing::warn!(in_flight = self.drain.in_flight(), "the drain's limit is reached");
+            self.unload().await;
+            let _ = tokio::time::timeout(LAST_ANSWERS, traffic).await;
+        }
+    }
+
+    async fn unload(&self) {
+        let repository = self.repository.clone();
+        let unloaded = tokio::task::spawn_blocking(move || repository.unload());
+        if tokio::time::timeout(UNLOAD_LIMIT, unloaded).await.is_err() {
+            tracing::warn!("the model does not end its run");
+        }
     }
 
     async fn load(&self, directory: &Path) -> Result<Arc<Served>, Failure> {

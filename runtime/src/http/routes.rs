@@ -1,21 +1,18 @@
 //! The paths of V2 and V1 and what answers them.
 
 use super::reply::{Failure, json};
-use super::{App, Settings};
+use super::{App, Received};
 use crate::model::Tensor;
 use crate::protocol::{v1, v2};
 use crate::repository::Served;
-use axum::body::Body;
+use axum::Extension;
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
-use http::{HeaderMap, StatusCode, Uri};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http::{StatusCode, Uri};
 use serde_json::json as object;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 type Answer = Result<Response, Failure>;
 
@@ -138,10 +135,12 @@ async fn v1_model(State(app): State<App>, Path(named): Path<Named>) -> Answer {
     Ok(json(status, body.to_string()))
 }
 
-async fn infer(State(app): State<App>, Path(named): Path<Named>, request: Request) -> Answer {
-    let deadline = Instant::now() + app.0.settings.timeout;
+async fn infer(
+    State(app): State<App>,
+    Path(named): Path<Named>,
+    Extension(Received { body, deadline }): Extension<Received>,
+) -> Answer {
     let served = app.served(&named)?;
-    let body = read_body(request, &app.0.settings, deadline).await?;
     let request = beside(body.len(), || v2::read_request(&body, &served.signature))?;
     drop(body);
     let tensors = run(&app, &served, request.inputs, request.outputs.clone(), deadline).await?;
@@ -158,8 +157,11 @@ async fn infer(State(app): State<App>, Path(named): Path<Named>, request: Reques
 }
 
 /// `POST /v1/models/{model}:predict`; the verb is a part of the path's last segment.
-async fn predict(State(app): State<App>, Path(segment): Path<String>, request: Request) -> Answer {
-    let deadline = Instant::now() + app.0.settings.timeout;
+async fn predict(
+    State(app): State<App>,
+    Path(segment): Path<String>,
+    Extension(Received { body, deadline }): Extension<Received>,
+) -> Answer {
     let Some((model, verb)) = segment.rsplit_once(':') else {
         return Err(Failure::not_found(format!("expected POST /v1/models/{segment}:predict")));
     };
@@ -167,7 +169,6 @@ async fn predict(State(app): State<App>, Path(segment): Path<String>, request: R
     if verb != "predict" {
         return Err(Failure::not_found(format!("`:{verb}` is not served: expected `:predict`")));
     }
-    let body = read_body(request, &app.0.settings, deadline).await?;
     let request = beside(body.len(), || v1::read_request(&body, &served.signature))?;
     drop(body);
     let outputs = served.signature.all_outputs();
@@ -198,42 +199,4 @@ fn size(tensors: &[Tensor]) -> usize {
 /// Large bodies take milliseconds to read and write; other connections should not wait for that.
 fn beside<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     if bytes > 256 << 10 { tokio::task::block_in_place(work) } else { work() }
-}
-
-async fn read_body(request: Request, settings: &Settings, deadline: Instant) -> Result<Bytes, Failure> {
-    check_headers(request.headers(), settings.max_request_bytes)?;
-    let left = deadline.saturating_duration_since(Instant::now());
-    let body: Body = request.into_body();
-    match tokio::time::timeout(left, Limited::new(body, settings.max_request_bytes).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(settings.max_request_bytes)),
-        Ok(Err(error)) => Err(Failure::bad_request(format!("the body did not arrive whole: {error}"))),
-        Err(_) => Err(Failure::new(StatusCode::REQUEST_TIMEOUT, timed_out(settings.timeout))),
-    }
-}
-
-fn timed_out(timeout: Duration) -> String {
-    format!("the body did not arrive within {} ms", timeout.as_millis())
-}
-
-fn check_headers(headers: &HeaderMap, max_bytes: usize) -> Result<(), Failure> {
-    let told = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if told.is_some_and(|told| told > max_bytes as u64) {
-        return Err(too_large(max_bytes));
-    }
-    if headers.contains_key("inference-header-content-length") {
-        return Err(Failure::bad_request("binary tensor data is not served: expected tensors as JSON"));
-    }
-    match headers.get(CONTENT_ENCODING) {
-        Some(encoding) if encoding != "identity" => {
-            let message = format!("content-encoding {encoding:?} is not served: expected plain JSON");
-            Err(Failure::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn too_large(max_bytes: usize) -> Failure {
-    let message = format!("the body has more than {max_bytes} bytes (--max-request-bytes)");
-    Failure::new(StatusCode::PAYLOAD_TOO_LARGE, message)
 }

@@ -3,13 +3,15 @@
 //! Reads the model's file; everything else is memory. A classifier's `sequence(map)` output, which skl2onnx and
 //! onnxmltools write by default, is given as a matrix with one column for each label.
 
-use super::{DataType, LoadError, Model, RunError, Signature, Tensor, TensorData, TensorSpec, with_values};
+use super::{
+    DataType, LoadError, Model, RunError, Signature, Stopper, Tensor, TensorData, TensorSpec, with_values,
+};
 use half::{bf16, f16};
 use ort::session::builder::{GraphOptimizationLevel, PrepackedWeights, SessionBuilder};
-use ort::session::{Session, SessionInputValue, SessionInputs};
+use ort::session::{NoSelectedOutputs, RunOptions, Session, SessionInputValue, SessionInputs};
 use ort::value::{DynValue, TensorElementType, TensorRef, ValueType};
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// The loaded library. One per process, as ONNX Runtime wants it; clones are the same one.
 #[derive(Clone)]
@@ -98,6 +100,7 @@ enum Reading {
 /// One ONNX Runtime session.
 pub struct OnnxModel {
     session: Session,
+    options: Arc<RunOptions<NoSelectedOutputs>>,
     signature: Signature,
     /// For each served output: its position in the session, and how to read it.
     readings: Vec<(usize, Reading)>,
@@ -134,7 +137,8 @@ impl OnnxModel {
                 "no output of the model can be served as a tensor: {outputs}"
             )));
         }
-        Ok(Self { session, signature, readings })
+        let options = RunOptions::new().map_err(|error| LoadError::Unsupported(words(error)))?;
+        Ok(Self { session, options: Arc::new(options), signature, readings })
     }
 }
 
@@ -146,7 +150,8 @@ impl Model for OnnxModel {
     fn run(&mut self, inputs: &[Tensor], outputs: &[usize]) -> Result<Vec<Tensor>, RunError> {
         let values: Vec<SessionInputValue<'_>> =
             inputs.iter().map(input_value).collect::<ort::Result<_>>().map_err(input_error)?;
-        let answers = self.session.run(SessionInputs::<'_, '_, 0>::ValueSlice(&values)).map_err(run_error)?;
+        let inputs = SessionInputs::<'_, '_, 0>::ValueSlice(&values);
+        let answers = self.session.run_with_options(inputs, &self.options).map_err(run_error)?;
         let mut tensors = Vec::with_capacity(outputs.len());
         for index in outputs {
             let (position, reading) = &self.readings[*index];
@@ -159,6 +164,15 @@ impl Model for OnnxModel {
             tensors.push(tensor);
         }
         Ok(tensors)
+    }
+
+    fn stopper(&self) -> Stopper {
+        let options = self.options.clone();
+        Box::new(move || {
+            if let Err(error) = options.terminate() {
+                tracing::warn!("cannot end the run: {}", words(error));
+            }
+        })
     }
 }
 

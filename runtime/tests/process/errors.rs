@@ -131,3 +131,46 @@ async fn inputs_that_contradict_each_other_are_the_callers_mistake() {
     assert_eq!(status, 500, "an operator that fails is not told apart from a broken model: {answer}");
     assert!(error(&answer).contains("Reshape"), "{answer}");
 }
+
+#[tokio::test]
+async fn a_refused_request_leaves_its_connection_usable() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let server = Server::start("iris-a.onnx", &["--identity", "a/b/c"]);
+    let address = server.url.trim_start_matches("http://");
+    let mut connection = tokio::net::TcpStream::connect(address).await.expect("a connection");
+    let row = r#"{"instances": [[5.1, 3.5, 1.4, 0.2]]}"#;
+    for (path, header, status) in [
+        ("/v1/models/iris-a:predict", "serin-expect: a/b/d", "421"),
+        ("/v2/models/rose/infer", "x: y", "404"),
+        ("/v1/models/iris-a:predict", "content-encoding: gzip", "415"),
+        ("/nowhere", "x: y", "404"),
+        ("/v1/models/iris-a:predict", "x: y", "200"),
+    ] {
+        let head =
+            format!("POST {path} HTTP/1.1\r\nhost: x\r\n{header}\r\ncontent-length: {}\r\n\r\n", row.len());
+        // The body comes later than the head, when a hasty refusal would already be on its way.
+        connection.write_all(head.as_bytes()).await.expect("sent");
+        connection.flush().await.expect("sent");
+        tokio::task::yield_now().await;
+        connection.write_all(row.as_bytes()).await.expect("sent");
+        let answer = read_answer(&mut connection).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path} {header}: {answer}");
+        assert!(!answer.to_lowercase().contains("connection: close"), "{answer}");
+    }
+
+    async fn read_answer(connection: &mut tokio::net::TcpStream) -> String {
+        let mut answer = Vec::new();
+        loop {
+            let mut chunk = [0; 4096];
+            let count = connection.read(&mut chunk).await.expect("an answer");
+            assert!(count > 0, "closed after {:?}", String::from_utf8_lossy(&answer));
+            answer.extend_from_slice(&chunk[..count]);
+            let text = String::from_utf8_lossy(&answer).into_owned();
+            let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+            let told = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+            if told == Some(body.len()) {
+                return text;
+            }
+        }
+    }
+}

@@ -117,12 +117,15 @@ impl Server {
         assert!(status.expect("kill runs").success());
     }
 
-    /// Waits for the program's end, which closes its log.
-    pub(crate) fn end(mut self) -> (ExitStatus, Vec<String>) {
-        while let Ok(line) = self.log.recv_timeout(PATIENCE) {
-            self.seen.push(line);
-        }
-        (self.child.wait().expect("the program ends"), std::mem::take(&mut self.seen))
+    /// Waits for the program's end, which closes its log. Connections of the test go on meanwhile.
+    pub(crate) async fn end(mut self) -> (ExitStatus, Vec<String>) {
+        let waiting = tokio::task::spawn_blocking(move || {
+            while let Ok(line) = self.log.recv_timeout(PATIENCE) {
+                self.seen.push(line);
+            }
+            (self.child.wait().expect("the program ends"), std::mem::take(&mut self.seen))
+        });
+        waiting.await.expect("no panic")
     }
 
     pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
