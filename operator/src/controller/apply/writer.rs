@@ -268,9 +268,13 @@ fn failure<K: Child>(verb: &'static str, name: &str, error: kube::Error) -> Erro
     }
 }
 
-/// The namespace is being deleted: nothing can be made in it.
+/// The object or its namespace is gone, or the namespace is being deleted: nothing can be made in it.
 fn is_ending(status: &Status) -> bool {
     let causes = status.details.as_ref().map(|details| details.causes.as_slice()).unwrap_or_default();
+    // Its end may come between two writes.
+    if status.code == 404 {
+        return true;
+    }
     status.code == 403 && causes.iter().any(|cause| cause.reason == "NamespaceTerminating")
 }
 
