@@ -145,6 +145,20 @@ async fn weights_beside_the_model_are_found() {
 }
 
 #[tokio::test]
+async fn a_mounted_volume_is_read_in_place() {
+    let root = tempfile::tempdir().expect("a directory");
+    let claim = root.path().join("my-claim/flowers");
+    std::fs::create_dir_all(&claim).expect("a directory");
+    std::fs::copy(model("iris-a.onnx"), claim.join("model.onnx")).expect("copied");
+    let flags = ["--pvc-root", root.path().to_str().expect("UTF-8")];
+    let mut server = Server::launch("pvc://my-claim/flowers", &flags, &[]);
+    server.logged("ready");
+    let answer =
+        server.infer("/v1/models/flowers:predict", json!({ "instances": [[5.1, 3.5, 1.4, 0.2]] })).await;
+    assert_eq!(answer["predictions"][0]["label"], 0);
+}
+
+#[tokio::test]
 async fn outputs_that_are_no_tensors_are_left_out() {
     let mut server = Server::launch(&model("dtypes/sequence-beside.onnx").to_string_lossy(), &[], &[]);
     server.logged("output `parts` (Sequence<Tensor<f32>()>) is not a tensor and is left out");
