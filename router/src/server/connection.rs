@@ -27,6 +27,9 @@ use crate::forward::{self, Context};
 
 /// How often a connection looks at its clock; its timeouts are that exact.
 const TICK: Duration = Duration::from_secs(2);
+/// How long a connection must have been without a request before the end of the process ends it. A client that is in the middle of
+/// its work sends sooner and is told to close by the response, which no request can cross.
+const CLOSING_QUIET: Duration = Duration::from_secs(6);
 /// Bytes of heads at most, and HTTP/1's read buffer.
 const HEAD_BYTES: usize = 64 << 10;
 const HEADERS: usize = 100;
@@ -68,13 +71,20 @@ pub(super) async fn serve(stream: TcpStream, port: u16, context: Arc<Context>, s
     };
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut clock = Clock::new(settings);
+    // The connection first, then its clock: when the process did not get the CPU for a while, bytes and ticks have both come, and
+    // a request that is there already must not find its connection closed.
     let ended = poll_fn(|cx| {
-        match clock.poll(cx, &state) {
-            Verdict::GoOn => {}
-            Verdict::Finish => connection.as_mut().graceful_shutdown(),
-            Verdict::Drop => return Poll::Ready(Ok(())),
+        if let Poll::Ready(end) = connection.as_mut().poll(cx) {
+            return Poll::Ready(end);
         }
-        connection.as_mut().poll(cx)
+        match clock.poll(cx, &state) {
+            Verdict::GoOn => Poll::Pending,
+            Verdict::Finish => {
+                connection.as_mut().graceful_shutdown();
+                connection.as_mut().poll(cx)
+            }
+            Verdict::Drop => Poll::Ready(Ok(())),
+        }
     });
     if let Err(error) = ended.await {
         tracing::debug!(port, error, "a client's connection ended");
@@ -186,7 +196,12 @@ impl Clock {
         let closing = state.context.closing.load(Ordering::Relaxed);
         let mut verdict =
             if closing && state.http2.load(Ordering::Relaxed) { Verdict::Finish } else { Verdict::GoOn };
-        while self.tick.poll_tick(cx).is_ready() && verdict == Verdict::GoOn {
+        // However many ticks are due, they say no more than one: nothing was looked at in between.
+        let mut is_due = false;
+        while self.tick.poll_tick(cx).is_ready() {
+            is_due = true;
+        }
+        if is_due && verdict == Verdict::GoOn {
             verdict = self.ticked(state, closing);
         }
         self.finishing = verdict == Verdict::Finish;
@@ -200,13 +215,110 @@ impl Clock {
             return Verdict::GoOn;
         }
         self.quiet += TICK;
+        // A client that says nothing for a while hardly sends at this very moment.
+        let closing = closing && self.quiet >= CLOSING_QUIET;
         match requests {
-            0 if self.quiet >= self.settings.head_timeout => Verdict::Drop,
-            0 if closing => Verdict::Drop,
+            0 if closing || self.quiet >= self.settings.head_timeout => Verdict::Drop,
             0 => Verdict::GoOn,
-            // A client that says nothing for a while hardly sends at this very moment.
             _ if closing || self.quiet >= self.settings.idle_timeout => Verdict::Finish,
             _ => Verdict::GoOn,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::forward::Limits;
+    use crate::in_flight::Tables;
+    use crate::replay::HeldMemory;
+    use crate::table::Table;
+
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: iris\r\n\r\n";
+
+    fn context() -> Arc<Context> {
+        Arc::new(Context {
+            tables: Tables::new(Table::default()),
+            memory: Arc::new(HeldMemory::new(1 << 20, 1 << 20)),
+            limits: Limits { max_body: 1 << 20, body_timeout: Duration::from_secs(60), max_waiting: 1 },
+            closing: AtomicBool::new(false),
+        })
+    }
+
+    fn settings() -> Settings {
+        Settings {
+            host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            max_connections: 1,
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+        }
+    }
+
+    /// Sends a request and reads the head of its answer (503: there is no route).
+    async fn ask(client: &mut TcpStream) -> std::io::Result<String> {
+        client.write_all(REQUEST).await?;
+        answer_of(client).await
+    }
+
+    async fn answer_of(client: &mut TcpStream) -> std::io::Result<String> {
+        let mut bytes = vec![0; 4096];
+        let read = client.read(&mut bytes).await?;
+        Ok(String::from_utf8_lossy(&bytes[..read]).into_owned())
+    }
+
+    /// Lets the connection's task see what there is.
+    async fn settle() {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn connected(context: &Arc<Context>) -> TcpStream {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        tokio::spawn(serve(stream, 10_000, context.clone(), settings()));
+        settle().await;
+        client
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_came_while_the_process_had_no_cpu_is_answered() {
+        for asked_before in [true, false] {
+            let context = context();
+            let mut client = connected(&context).await;
+            if asked_before {
+                assert!(ask(&mut client).await.unwrap().starts_with("HTTP/1.1 503"));
+            }
+            context.closing.store(true, Ordering::Relaxed);
+            // One tick before the connection has been quiet for long enough ...
+            for _ in 0..CLOSING_QUIET.as_secs() / TICK.as_secs() - u64::from(!asked_before) {
+                advance(TICK).await;
+                settle().await;
+            }
+            // ... the bytes are in the socket and the tick is due before the connection's task runs again.
+            assert_eq!(client.try_write(REQUEST).unwrap(), REQUEST.len());
+            advance(TICK).await;
+            let answer = answer_of(&mut client).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 503"), "asked before: {asked_before}, answer: {answer:?}");
+            assert!(answer.to_ascii_lowercase().contains("connection: close"), "{answer}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_quiet_connection_ends_with_the_process() {
+        let context = context();
+        let mut client = connected(&context).await;
+        ask(&mut client).await.unwrap();
+        context.closing.store(true, Ordering::Relaxed);
+        let begin = tokio::time::Instant::now();
+        assert_eq!(answer_of(&mut client).await.unwrap(), "", "the end of the stream");
+        assert!(begin.elapsed() >= CLOSING_QUIET);
     }
 }
