@@ -108,7 +108,7 @@ pub async fn apply(pass: &Pass<'_>, applied: &mut Applied) -> Result<(), Error> 
     let whose = |metadata: &ObjectMeta| -> Ownership { ownership(metadata, owner) };
     let writer = Writer::new(&pass.context.client, &owner.namespace, &pass.context.metrics, &whose);
     // A crash after the first child must not leave "no record, but children", which nobody could read.
-    pass.record(&writer, applied, &[RecordCause::Begin, RecordCause::Recovered]).await?;
+    pass.record(&writer, applied, &[RecordCause::Begin, RecordCause::Recovered, RecordCause::First]).await?;
     // Callers feel the route, and a lowered share must not wait for anything. What it names may come after it: a revision without
     // endpoints has no share in force.
     let routed = pass.observed.children.routes.contains_key(&owner.name);
@@ -122,7 +122,7 @@ pub async fn apply(pass: &Pass<'_>, applied: &mut Applied) -> Result<(), Error> 
         pass.route(&writer, applied).await?;
     }
     pass.grow(&writer).await?;
-    pass.record(&writer, applied, &[RecordCause::First, RecordCause::Promoted]).await?;
+    pass.record(&writer, applied, &[RecordCause::Promoted]).await?;
     // A copy of the record, hence after it.
     pass.count_promotion(&writer).await?;
     // Only now is anything taken away, and only if the routers that acknowledged are all that there are.

@@ -244,7 +244,11 @@ fn view(
         }),
         pods: u32::try_from(pods.iter().filter(|pod| pods::is_staying(pod)).count()).unwrap_or(u32::MAX),
         ready: pods.iter().filter(|pod| pods::is_ready(pod)).filter_map(|pod| pod.uid()).collect(),
-        last_ready_at: pods.iter().filter_map(|pod| pods::ready_since(pod)).max(),
+        // A pod that has just been asked for is progress too: what is resized late is not stuck at once.
+        last_ready_at: pods
+            .iter()
+            .filter_map(|pod| pods::ready_since(pod).or_else(|| pods::staying_since(pod)))
+            .max(),
         timeout_seconds: snapshots.get(name).map_or(DEFAULT_TIMEOUT_SECONDS, Snapshot::timeout_seconds),
     }
 }

@@ -102,7 +102,7 @@ pub struct RevisionView {
     pub pods: u32,
     /// uids of its pods that are Ready and not terminating.
     pub ready: BTreeSet<String>,
-    /// When a pod of it last became ready.
+    /// When a pod of it last became ready, or was made.
     pub last_ready_at: Option<Timestamp>,
     /// How long a request to it may take, in seconds, from its snapshot.
     pub timeout_seconds: u32,

@@ -32,3 +32,8 @@ pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
     }
     condition(pod, "Ready")?.last_transition_time.as_ref().map(|time| time.0)
 }
+
+/// Since when it has existed, while it is to stay.
+pub fn staying_since(pod: &Pod) -> Option<Timestamp> {
+    is_staying(pod).then(|| pod.metadata.creation_timestamp.as_ref().map(|time| time.0))?
+}
