@@ -234,8 +234,8 @@ fn look_around(took: Duration) {
   kubectl describe isvc iris                            # conditions, traffic, events, and a curl that works
   kubectl get pods,inferenceroutes,controllerrevisions
   kubectl apply -f examples/iris.yaml                   # back to the first model, at once
-  kubectl patch isvc iris --type merge -p '{{"spec":{{"predictor":{{"canaryTrafficPercent":30}}}}}}'
   kubectl apply -f examples/iris-canary.yaml            # and the other one as a canary again
+  kubectl patch isvc iris --type merge -p '{{"spec":{{"predictor":{{"canaryTrafficPercent":30}}}}}}'
 Remove the cluster:
   make clean-cluster"#
     );
