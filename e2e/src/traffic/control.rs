@@ -119,12 +119,16 @@ async fn first(
 /// Calls the ways in turn, one request at a time, so that whatever else the machine does meets all of them alike.
 async fn compare(Json(asked): Json<Comparison>) -> Result<Json<BTreeMap<String, Latency>>, Refusal> {
     let bad = |why: String| (StatusCode::BAD_GATEWAY, why);
-    let ways: Vec<_> = asked
+    let mut ways: Vec<_> = asked
         .ways
         .iter()
         .map(|(name, target)| (name, target, Arc::new(Connections::new(target, 1)), histogram()))
         .collect();
-    let mut ways = ways;
+    for (name, _, connections, _) in &ways {
+        generator::reachable(connections)
+            .await
+            .map_err(|failure| bad(format!("{name}: {}", failure.detail)))?;
+    }
     for number in 0..WARM_UP + asked.requests {
         for (name, target, connections, seen) in &mut ways {
             let id = format!("{name}-{number}");

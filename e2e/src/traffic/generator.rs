@@ -135,7 +135,10 @@ impl Load {
 
 /// Opens the connections. A service may be ready before kube-proxy has led its address anywhere, which nothing reports, so
 /// a refusal is asked again for a while; after that, every refusal is a loss.
-async fn reachable(connections: &Connections) -> Result<(), Failure> {
+///
+/// # Errors
+/// It leads nowhere for ten seconds.
+pub async fn reachable(connections: &Connections) -> Result<(), Failure> {
     let (began, mut again) = (Instant::now(), tokio::time::interval(REACHABLE_ASKED));
     loop {
         again.tick().await;
