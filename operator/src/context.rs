@@ -99,29 +99,35 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// The port of a service: the one of its route, else the one given before, else a free one. Ports are given out upwards and the
-    /// lowest free one only after the last: routers that missed the end of a route go on serving it on its port for a while.
-    pub fn of(&self, group: &Group, route: Option<u16>, others: impl IntoIterator<Item = u16>) -> u16 {
+    /// The port of a service: its `own` where route or Service has one, else the one given before, else a free one that no `other`
+    /// has. Ports are given out upwards and the lowest free one only after the last: routers that missed the end of a route go on
+    /// serving it on its port for a while.
+    pub fn of(&self, group: &Group, own: Option<u16>, others: impl FnOnce() -> Vec<u16>) -> u16 {
         let Some(service) = group.service.clone() else { return labels::ROUTE_PORT_FIRST };
         let mut given = self.given.lock();
         let in_namespace = given.entry(group.namespace.clone()).or_default();
-        if let Some(port) = route.or_else(|| in_namespace.get(&service).copied()) {
+        if let Some(port) = own.or_else(|| in_namespace.get(&service).copied()) {
             in_namespace.insert(service, port);
             return port;
         }
-        let used: BTreeSet<u16> = others.into_iter().chain(in_namespace.values().copied()).collect();
-        let port = next_port(&used);
+        let others = others();
+        let used: BTreeSet<u16> = others.iter().chain(in_namespace.values()).copied().collect();
+        let port = next_port(&used).unwrap_or_else(|| {
+            // Most of those given out are of services that are long gone.
+            in_namespace.clear();
+            next_port(&others.into_iter().collect()).unwrap_or(labels::ROUTE_PORT_LAST)
+        });
         in_namespace.insert(service, port);
         port
     }
 }
 
-fn next_port(used: &BTreeSet<u16>) -> u16 {
+fn next_port(used: &BTreeSet<u16>) -> Option<u16> {
     let after = used.last().map_or(labels::ROUTE_PORT_FIRST, |last| last.saturating_add(1));
     let free = |port: &u16| !used.contains(port);
     let upwards = (after..=labels::ROUTE_PORT_LAST).find(free);
     let lowest = || (labels::ROUTE_PORT_FIRST..=labels::ROUTE_PORT_LAST).find(free);
-    upwards.or_else(lowest).unwrap_or(labels::ROUTE_PORT_LAST)
+    upwards.or_else(lowest)
 }
 
 /// How often each object's pass has failed in a row.
@@ -156,12 +162,21 @@ mod tests {
     #[test]
     fn a_port_is_given_once_and_a_freed_one_last() {
         let ports = Ports::default();
-        assert_eq!(ports.of(&Group::of("ns", "a"), None, []), 10_000);
-        assert_eq!(ports.of(&Group::of("ns", "b"), None, []), 10_001);
-        assert_eq!(ports.of(&Group::of("ns", "a"), None, []), 10_000, "the one given before");
-        assert_eq!(ports.of(&Group::of("other", "a"), None, []), 10_000, "namespaces are apart");
-        assert_eq!(ports.of(&Group::of("ns", "c"), Some(10_007), []), 10_007, "the route's own");
-        assert_eq!(ports.of(&Group::of("ns", "d"), None, [10_004]), 10_008);
+        assert_eq!(ports.of(&Group::of("ns", "a"), None, Vec::new), 10_000);
+        assert_eq!(ports.of(&Group::of("ns", "b"), None, Vec::new), 10_001);
+        assert_eq!(ports.of(&Group::of("ns", "a"), None, Vec::new), 10_000, "the one given before");
+        assert_eq!(ports.of(&Group::of("other", "a"), None, Vec::new), 10_000, "namespaces are apart");
+        assert_eq!(ports.of(&Group::of("ns", "c"), Some(10_007), Vec::new), 10_007, "the route's own");
+        assert_eq!(ports.of(&Group::of("ns", "d"), None, || vec![10_004]), 10_008);
+    }
+
+    #[test]
+    fn ports_of_services_that_are_gone_are_given_again_before_one_is_given_twice() {
+        let (ports, kept) = (Ports::default(), labels::ROUTE_PORT_FIRST);
+        for number in labels::ROUTE_PORT_FIRST..=labels::ROUTE_PORT_LAST {
+            assert_eq!(ports.of(&Group::of("ns", &number.to_string()), None, Vec::new), number);
+        }
+        assert_eq!(ports.of(&Group::of("ns", "next"), None, || vec![kept]), kept + 1);
     }
 
     #[test]
@@ -176,8 +191,8 @@ mod tests {
 
     #[test]
     fn past_the_last_port_the_lowest_free_one_is_next() {
-        assert_eq!(next_port(&[19_999].into()), 10_000);
-        assert_eq!(next_port(&[10_000, 10_001, 19_999].into()), 10_002);
+        assert_eq!(next_port(&[19_999].into()), Some(10_000));
+        assert_eq!(next_port(&[10_000, 10_001, 19_999].into()), Some(10_002));
     }
 
     #[test]

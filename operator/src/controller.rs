@@ -175,8 +175,11 @@ impl Report<'_> {
         let mut news = news(&view, outcome, applied, &status);
         let gone = self.observed.presumed_gone.iter().filter(|pod| self.context.told.is_first_time(pod));
         news.extend(gone.map(|pod| router_gone(pod)));
-        let written = status::write(self.context, self.service, &status).await;
-        publish(self.context, self.service, news).await;
+        // Side by side: the next pass over this object, perhaps a patched percentage, waits for both.
+        let (written, ()) = tokio::join!(
+            status::write(self.context, self.service, &status),
+            publish(self.context, self.service, news)
+        );
         written.map_err(Error::Status)?;
         Ok(())
     }

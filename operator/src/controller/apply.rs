@@ -122,15 +122,16 @@ pub async fn apply(pass: &Pass<'_>, applied: &mut Applied) -> Result<(), Error> 
         pass.route(&writer, applied).await?;
     }
     pass.grow(&writer).await?;
+    // What rests on acknowledgements comes only now, and only if the routers that acknowledged are all that there are.
+    if pass.rests_on_acknowledgements() {
+        pass.same_routers().await?;
+    }
     pass.record(&writer, applied, &[RecordCause::Promoted]).await?;
     // A copy of the record, hence after it.
     pass.count_promotion(&writer).await?;
-    // Only now is anything taken away, and only if the routers that acknowledged are all that there are.
-    if !pass.plan.shrink.is_empty() || !pass.plan.delete.is_empty() {
-        pass.same_routers().await?;
-        pass.shrink(&writer).await?;
-        pass.delete(&writer, applied).await?;
-    }
+    // Last of all, what takes away.
+    pass.shrink(&writer).await?;
+    pass.delete(&writer, applied).await?;
     pass.sweep(&writer).await?;
     pass.forget(&writer).await
 }
@@ -279,6 +280,12 @@ impl Pass<'_> {
         Ok(())
     }
 
+    /// The plan records a promotion, or takes pods away.
+    fn rests_on_acknowledgements(&self) -> bool {
+        let promotes = self.plan.record.as_ref().is_some_and(|record| record.cause == RecordCause::Promoted);
+        promotes || !self.plan.shrink.is_empty() || !self.plan.delete.is_empty()
+    }
+
     /// Lists the live routers from the API server itself, with quorum: a router that the cache has not seen yet may hold a table that
     /// nobody has acknowledged for it.
     async fn same_routers(&self) -> Result<(), Error> {
@@ -302,8 +309,10 @@ impl Pass<'_> {
     async fn delete(&self, writer: &Writer<'_>, applied: &mut Applied) -> Result<(), Error> {
         for name in &self.plan.delete {
             if let Some(live) = self.observed.children.deployments.get(name) {
-                writer.delete(&**live, &self.context.caches.deployments).await?;
-                applied.deleted.push(name.clone());
+                // What an old event of the watch has brought back is told of once all the same.
+                if writer.delete(&**live, &self.context.caches.deployments).await? {
+                    applied.deleted.push(name.clone());
+                }
             }
         }
         Ok(())

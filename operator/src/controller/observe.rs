@@ -8,6 +8,7 @@ use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use k8s_openapi::jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 use serin_crds::{InferenceRoute, InferenceService, labels};
@@ -17,7 +18,7 @@ use super::build::metadata::{Owner, Ownership, ownership};
 use super::revision::{DEFAULT_TIMEOUT_SECONDS, Known, Snapshot};
 use super::situation::{RevisionView, RouteView, Situation, StableCopies, StableRecord};
 use crate::cache::{Cache, Group};
-use crate::context::Context;
+use crate::context::{Caches, Context};
 
 pub mod pods;
 pub mod routers;
@@ -115,18 +116,10 @@ pub fn observe(
         routes: own(&caches.routes, &group, owner)?,
     };
     let route = children.routes.get(&owner.name).filter(|route| is_kept(*route));
-    let others = || {
-        caches
-            .routes
-            .in_namespace(&owner.namespace)
-            .into_iter()
-            .map(|route| route.spec.port)
-            .collect::<Vec<_>>()
-    };
-    let port = match route {
-        Some(route) => context.ports.of(&group, Some(route.spec.port), []),
-        None => context.ports.of(&group, None, others()),
-    };
+    // Where the route is missing, callers are led to the port that the Service has.
+    let own = route.map(|route| route.spec.port);
+    let own = own.or_else(|| children.services.get(&owner.name).and_then(|service| routed_port(service)));
+    let port = context.ports.of(&group, own, || ports_in_use(caches, &owner.namespace));
     let pods = by_revision(caches.pods.of(&group));
     let shared = Group::shared(&owner.namespace);
     let router_pods: Vec<Arc<Pod>> =
@@ -176,6 +169,22 @@ where
     }
     all.retain(|_, object| matches!(ownership(object.meta(), owner), Ownership::Ours | Ownership::Orphan));
     Ok(all)
+}
+
+/// Every port of a namespace that a route has or a Service leads to.
+fn ports_in_use(caches: &Caches, namespace: &str) -> Vec<u16> {
+    let routes = caches.routes.in_namespace(namespace).into_iter().map(|route| route.spec.port);
+    let services = caches.services.in_namespace(namespace);
+    routes.chain(services.iter().filter_map(|service| routed_port(service))).collect()
+}
+
+/// The port in the routers' pods that the Service for callers leads to.
+fn routed_port(service: &Service) -> Option<u16> {
+    let ports = service.spec.as_ref()?.ports.as_ref()?;
+    let Some(IntOrString::Int(port)) = ports.first()?.target_port else { return None };
+    u16::try_from(port)
+        .ok()
+        .filter(|port| (labels::ROUTE_PORT_FIRST..=labels::ROUTE_PORT_LAST).contains(port))
 }
 
 fn is_kept<K: Resource>(object: &Arc<K>) -> bool {

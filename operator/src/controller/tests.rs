@@ -279,8 +279,58 @@ async fn a_router_that_nobody_has_heard_stops_what_takes_away() {
     }
     assert!(stopped);
     assert_eq!(world.revisions().len(), 2, "nothing was taken away");
+    assert_eq!(world.stable(), json!(first), "nothing was recorded");
     world.api.remove("v1/namespaces/ns/pods/serin-router-1");
     world.settle().await;
+    assert_eq!(world.revisions(), [second]);
+}
+
+#[tokio::test]
+async fn a_lost_route_comes_back_on_the_port_that_callers_are_led_to() {
+    let (world, _) = World::serving(iris()).await;
+    let route = world.context.caches.routes.of(&Group::of("ns", "iris")).remove("iris").unwrap();
+    world.context.caches.routes.forget(&route);
+    world.api.remove(ROUTE);
+    // Another service had the first port before, and this process does not remember which was whose.
+    let path = "v1/namespaces/ns/services/iris";
+    let mut service = world.api.get(path).unwrap();
+    service["spec"]["ports"][0]["targetPort"] = json!(10_005);
+    world.api.put(path, service.clone());
+    service["metadata"]["resourceVersion"] = json!("999999");
+    world.context.caches.services.put(serde_json::from_value(service).unwrap());
+    let context = Arc::new(Context { ports: Ports::default(), ..Context::clone(&world.context) });
+    reconcile(world.service(), context.clone()).await.unwrap();
+    assert_eq!(world.api.get(ROUTE).unwrap()["spec"]["port"], 10_005);
+    let other = observe::observe(
+        &serde_json::from_value(json!({
+            "metadata": {"name": "magika", "namespace": "ns", "uid": "m"}, "spec": iris()
+        }))
+        .unwrap(),
+        &build::metadata::Owner {
+            namespace: "ns".to_owned(),
+            name: "magika".to_owned(),
+            uid: "m".to_owned(),
+        },
+        &context,
+        Timestamp::now(),
+    );
+    assert_eq!(other.unwrap().situation.port, 10_006);
+}
+
+#[tokio::test]
+async fn a_revision_that_is_gone_already_is_not_told_of_again() {
+    let (world, first) = World::serving(iris()).await;
+    let deployment = world.context.caches.deployments.of(&Group::of("ns", "iris")).remove(&first).unwrap();
+    world.change(|spec| spec["predictor"]["model"]["storageUri"] = json!("s3://models/iris-b"));
+    world.settle().await;
+    let second = world.revisions().into_iter().find(|name| *name != first).unwrap();
+    world.ready(&second, 2);
+    world.settle().await;
+    assert!(world.api.events().contains(&"RevisionDeleted".to_owned()));
+    // An event of the watch that was on its way when the Deployment was deleted.
+    world.context.caches.deployments.put((*deployment).clone());
+    world.settle().await;
+    assert_eq!(world.api.events(), Vec::<String>::new());
     assert_eq!(world.revisions(), [second]);
 }
 

@@ -173,11 +173,11 @@ impl<'a> Writer<'a> {
         self.patch(&live.name_any(), cache, &body, SCALE_MANAGER, "scale").await
     }
 
-    /// Deletes exactly the version that was read. Its dependents go after it.
+    /// Deletes exactly the version that was read. Its dependents go after it. False: it was gone already.
     ///
     /// # Errors
-    /// [`Error::Stale`] where it has changed meanwhile; else what the API server said. That it is gone already is none.
-    pub async fn delete<K: Child>(&self, live: &K, cache: &Cache<K>) -> Result<(), Error> {
+    /// [`Error::Stale`] where it has changed meanwhile; else what the API server said.
+    pub async fn delete<K: Child>(&self, live: &K, cache: &Cache<K>) -> Result<bool, Error> {
         let name = live.name_any();
         self.check(live)?;
         let parameters = DeleteParams {
@@ -186,12 +186,15 @@ impl<'a> Writer<'a> {
         };
         match self.api::<K>().delete(&name, &parameters).await {
             Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            Err(kube::Error::Api(status)) if status.is_not_found() => {
+                cache.forget(live);
+                return Ok(false);
+            }
             Err(error) => return Err(failure::<K>("delete", &name, error)),
         }
         self.metrics.wrote("delete", &K::kind(&()));
         cache.forget(live);
-        Ok(())
+        Ok(true)
     }
 
     /// Changes annotations and nothing else; `precise`: only of the version that was read.
