@@ -83,6 +83,7 @@ pub fn validate(service: &InferenceService) -> Result<Valid, Refusal> {
     let size = number("spec.predictor.minReplicas", spec.predictor.min_replicas.map(i64::from), 1, 1..=1000)?;
     let (max_surge, max_unavailable) = bounds(spec.rollout.as_ref(), size)?;
     check_environment(&spec.predictor)?;
+    check_arguments(&spec.predictor)?;
     check_labels(&spec.predictor)?;
     check_storage(&spec.predictor)?;
     number("spec.predictor.timeout", spec.predictor.timeout, 60, 1..=3600)?;
@@ -225,6 +226,17 @@ fn check_environment(predictor: &PredictorSpec) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// A flag wins over its variable: a model's server on another port would be ready and out of reach.
+fn check_arguments(predictor: &PredictorSpec) -> Result<(), Refusal> {
+    let flag_of =
+        |name: &str| format!("--{}", name.trim_start_matches("SERIN_").to_lowercase().replace('_', "-"));
+    let mut flags = predictor.model.args.iter().filter_map(|argument| argument.split('=').next());
+    match flags.find(|flag| OWN_VARIABLES.iter().any(|name| flag_of(name) == *flag)) {
+        Some(flag) => Err(refusal("spec.predictor.model.args", "flags that Serin does not set itself", flag)),
+        None => Ok(()),
+    }
 }
 
 fn check_labels(predictor: &PredictorSpec) -> Result<(), Refusal> {
@@ -393,6 +405,12 @@ mod tests {
             json!({"predictor": {"model": {"env": [{"name": "SERIN_IDENTITY", "value": "x"}]}}}),
             "spec.predictor.model.env: expected variables that Serin does not set itself, got SERIN_IDENTITY",
         );
+        for args in [json!(["--instances", "2", "--admin-port=9000"]), json!(["--admin-port", "9000"])] {
+            refused(
+                json!({"predictor": {"model": {"args": args}}}),
+                "spec.predictor.model.args: expected flags that Serin does not set itself, got --admin-port",
+            );
+        }
         refused(
             json!({"predictor": {"labels": {"team": "a b"}}}),
             "spec.predictor.labels: expected values of at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both \
