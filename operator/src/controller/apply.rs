@@ -28,8 +28,8 @@ use crate::context::Context;
 mod contains;
 pub mod writer;
 
-pub use writer::FIELD_MANAGER;
 use writer::Writer;
+pub use writer::{FIELD_MANAGER, is_ending};
 
 /// Why a plan was not carried out to its end.
 #[derive(Debug, Error)]
@@ -250,10 +250,11 @@ impl Pass<'_> {
         Ok(())
     }
 
+    /// Only of the Deployments as the plan has read them.
     async fn shrink(&self, writer: &Writer<'_>) -> Result<(), Error> {
         for (name, replicas) in &self.plan.shrink {
-            if let Some(live) = self.deployment(name) {
-                writer.scale(&live, *replicas, &self.context.caches.deployments, true).await?;
+            if let Some(live) = self.observed.children.deployments.get(name) {
+                writer.scale(live, *replicas, &self.context.caches.deployments, true).await?;
             }
         }
         Ok(())

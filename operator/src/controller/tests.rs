@@ -318,6 +318,29 @@ async fn a_lost_route_comes_back_on_the_port_that_callers_are_led_to() {
 }
 
 #[tokio::test]
+async fn a_size_falls_only_from_what_the_plan_has_read() {
+    let (world, first) = World::serving(iris()).await;
+    world.change(|spec| spec["predictor"]["minReplicas"] = json!(1));
+    world.pass().await.unwrap();
+    // A hand changes the Deployment; putting it back makes another version than the plan has read.
+    let path = format!("apps/v1/namespaces/ns/deployments/{first}");
+    let mut deployment = world.api.get(&path).unwrap();
+    deployment["spec"]["progressDeadlineSeconds"] = json!(1);
+    world.api.put(&path, deployment);
+    let changed = serde_json::from_value(world.api.get(&path).unwrap()).unwrap();
+    world.context.caches.deployments.put(changed);
+    let error = world.pass().await.unwrap_err();
+    assert_eq!(error.category(), "stale");
+    assert_eq!(world.api.get(&path).unwrap()["spec"]["replicas"], 2);
+    world.settle().await;
+    let settled = world.api.get(&path).unwrap();
+    assert_eq!(
+        (&settled["spec"]["replicas"], &settled["spec"]["progressDeadlineSeconds"]),
+        (&json!(1), &json!(i32::MAX))
+    );
+}
+
+#[tokio::test]
 async fn a_revision_that_is_gone_already_is_not_told_of_again() {
     let (world, first) = World::serving(iris()).await;
     let deployment = world.context.caches.deployments.of(&Group::of("ns", "iris")).remove(&first).unwrap();

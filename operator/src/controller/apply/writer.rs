@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
-use kube::core::{NamespaceResourceScope, Status};
+use kube::core::NamespaceResourceScope;
 use kube::{Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -265,14 +265,15 @@ fn failure<K: Child>(verb: &'static str, name: &str, error: kube::Error) -> Erro
     let kind = K::kind(&()).into_owned();
     match error {
         // Everything in it goes, the InferenceService too.
-        kube::Error::Api(status) if is_ending(&status) => Error::Going { kind, name: name.to_owned() },
+        error if is_ending(&error) => Error::Going { kind, name: name.to_owned() },
         kube::Error::Api(status) if status.code == 409 => Error::Stale(format!("{kind} {name}")),
         source => Error::Write { verb, kind, name: name.to_owned(), source: Box::new(source) },
     }
 }
 
 /// The object or its namespace is gone, or the namespace is being deleted: nothing can be made in it.
-fn is_ending(status: &Status) -> bool {
+pub fn is_ending(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
     let causes = status.details.as_ref().map(|details| details.causes.as_slice()).unwrap_or_default();
     // Its end may come between two writes.
     if status.code == 404 {

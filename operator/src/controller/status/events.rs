@@ -9,7 +9,7 @@ use serin_crds::{InferenceService, InferenceServiceStatus, Share, reasons};
 use super::{Outcome, View};
 use crate::causes::causes;
 use crate::context::Context;
-use crate::controller::apply::Applied;
+use crate::controller::apply::{Applied, is_ending};
 use crate::controller::plan::RecordCause;
 
 /// The API server refuses longer notes.
@@ -181,7 +181,10 @@ pub async fn publish(context: &Context, service: &InferenceService, all: Vec<New
             note: Some(shortened(news.note)),
             secondary: None,
         };
-        if let Err(error) = context.recorder.publish(&event, &reference).await {
+        // In a namespace that is being deleted nobody reads events any more.
+        if let Err(error) = context.recorder.publish(&event, &reference).await
+            && !is_ending(&error)
+        {
             tracing::warn!(error = causes(&error), "failed to publish an event");
         }
     }
