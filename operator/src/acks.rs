@@ -29,6 +29,8 @@ pub struct Heard {
     pub ack: Option<RouteAck>,
     /// When it first said that it uses the generation of `ack`.
     pub acknowledged_at: Option<Timestamp>,
+    /// Since when it answers over the connection that stands now.
+    pub answers_since: Option<Timestamp>,
     /// Since when it cannot be reached; None: a poll is under way or has just been answered.
     pub silent_since: Option<Timestamp>,
 }
@@ -55,6 +57,7 @@ struct Words {
     instance: String,
     reached: bool,
     routes: BTreeMap<String, (RouteAck, Timestamp)>,
+    answers_since: Option<Timestamp>,
     silent_since: Option<Timestamp>,
 }
 
@@ -74,6 +77,7 @@ impl Acks {
             reached: router.words.reached,
             ack: said.map(|(ack, _)| ack.clone()),
             acknowledged_at: said.map(|(_, since)| *since),
+            answers_since: router.words.answers_since,
             silent_since: router.words.silent_since,
         }
     }
@@ -132,6 +136,7 @@ impl Words {
         if first || self.instance != report.instance {
             changed.extend(std::mem::take(&mut self.routes).into_keys());
             self.instance = report.instance;
+            self.answers_since = Some(now);
         }
         self.reached = true;
         self.silent_since = None;
@@ -152,6 +157,7 @@ impl Words {
 
     fn lose(&mut self, now: Timestamp) -> Vec<String> {
         self.silent_since.get_or_insert(now);
+        self.answers_since = None;
         std::mem::take(&mut self.routes).into_keys().collect()
     }
 }
@@ -221,6 +227,9 @@ mod tests {
         words.take(report("i", 1, &[("iris", 4), ("magika", 2)]), true, at(10));
         let told = words.take(report("j", 1, &[("iris", 4)]), false, at(12));
         assert_eq!(told, ["iris", "magika", "iris"], "another process is another router");
+        assert_eq!(words.answers_since, Some(at(12)));
+        words.take(report("j", 2, &[("iris", 4)]), false, at(14));
+        assert_eq!(words.answers_since, Some(at(12)));
         assert_eq!((words.routes.len(), words.routes["iris"].1), (1, at(12)));
     }
 }

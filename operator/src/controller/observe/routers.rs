@@ -110,7 +110,7 @@ fn view(pod: &Pod, uid: String, heard: Heard, route: Option<&Arc<InferenceRoute>
 }
 
 /// A router that hangs keeps its connection and says nothing. A poll is answered at once when there is something new, so silence
-/// about the route of today counts from when it was written.
+/// about the route of today counts from when it was written, or from when the router began to answer: a new one has yet to read it.
 fn overdue_since(heard: &Heard, route: &InferenceRoute) -> Option<Timestamp> {
     let generation = route.metadata.generation.unwrap_or_default();
     let current = heard.ack.as_ref().is_some_and(|ack| {
@@ -121,7 +121,8 @@ fn overdue_since(heard: &Heard, route: &InferenceRoute) -> Option<Timestamp> {
     }
     let written = route.metadata.managed_fields.as_deref().unwrap_or_default().iter();
     let ours = written.filter(|entry| entry.manager.as_deref() == Some(FIELD_MANAGER));
-    ours.filter_map(|entry| entry.time.as_ref()).map(|time| time.0).max()
+    let written = ours.filter_map(|entry| entry.time.as_ref()).map(|time| time.0).max()?;
+    Some(heard.answers_since.map_or(written, |since| since.max(written)))
 }
 
 #[cfg(test)]
@@ -208,5 +209,9 @@ mod tests {
         assert_eq!(overdue_since(&ack("route", 3), &route), written);
         assert_eq!(overdue_since(&ack("earlier", 9), &route), written);
         assert_eq!(overdue_since(&Heard::default(), &route), written);
+        let answers_since =
+            |second| Heard { answers_since: Timestamp::from_second(second).ok(), ..Heard::default() };
+        assert_eq!(overdue_since(&answers_since(20), &route), written);
+        assert_eq!(overdue_since(&answers_since(70), &route), Timestamp::from_second(70).ok());
     }
 }
