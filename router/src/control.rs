@@ -118,10 +118,10 @@ impl Control {
     fn take(&mut self, change: Change, now: Instant) {
         match change {
             Change::Route(route) => self.take_route(*route),
-            Change::RouteGone(route) => self.take_absence(&route.metadata.name.unwrap_or_default(), now),
-            Change::AllRoutes(routes) => {
-                let names: BTreeSet<_> =
-                    routes.iter().filter_map(|route| route.metadata.name.clone()).collect();
+            Change::RouteGone(name) => self.take_absence(&name, now),
+            Change::AllRoutes { routes, unreadable } => {
+                let read = routes.iter().filter_map(|route| route.metadata.name.clone());
+                let names: BTreeSet<_> = read.chain(unreadable).collect();
                 let absent: Vec<_> =
                     self.known.keys().filter(|name| !names.contains(*name)).cloned().collect();
                 absent.iter().for_each(|name| self.take_absence(name, now));
@@ -406,6 +406,10 @@ mod tests {
         table.by_port(port).map(|route| (route.name.to_string(), route.generation))
     }
 
+    fn all_routes(routes: Vec<InferenceRoute>) -> Change {
+        Change::AllRoutes { routes, unreadable: Vec::new() }
+    }
+
     fn boxed<T>(value: T) -> Box<T> {
         Box::new(value)
     }
@@ -416,12 +420,7 @@ mod tests {
         let taken = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let port = taken.local_addr().expect("an address").port();
         let now = Instant::now();
-        step(
-            &mut control,
-            port,
-            now,
-            [Change::AllRoutes(vec![route("a", port, 1)]), Change::AllSlices(vec![])],
-        );
+        step(&mut control, port, now, [all_routes(vec![route("a", port, 1)]), Change::AllSlices(vec![])]);
         assert!(!control.ready.load(Ordering::SeqCst), "not complete");
         step(&mut control, port, now, [Change::Complete]);
         assert!(!control.ready.load(Ordering::SeqCst), "the port is taken");
@@ -439,7 +438,7 @@ mod tests {
         let (mut control, port, now) = (control(), free_port(), Instant::now());
         let all = || [Change::Route(boxed(route("a", port, 1))), Change::Slice(boxed(slice("a", false)))];
         step(&mut control, port, now, all());
-        for gone in [Change::RouteGone(boxed(route("a", port, 1))), Change::AllRoutes(vec![])] {
+        for gone in [Change::RouteGone("a".into()), all_routes(vec![])] {
             assert_eq!(
                 step(&mut control, port, now, [gone]),
                 Some(("a".into(), 1)),
@@ -454,11 +453,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_route_that_cannot_be_read_is_not_gone() {
+        let (mut control, port, now) = (control(), free_port(), Instant::now());
+        step(&mut control, port, now, [Change::Route(boxed(route("a", port, 1)))]);
+        let unread = |name: &str| Change::AllRoutes { routes: Vec::new(), unreadable: vec![name.into()] };
+        assert!(step(&mut control, port, now, [unread("a")]).is_some(), "it has no pods, and exists");
+        assert_eq!(step(&mut control, port, now, [unread("b")]), None);
+    }
+
+    #[tokio::test]
     async fn a_deleted_route_without_slices_is_over_after_a_minute() {
         let (mut control, port, now) = (control(), free_port(), Instant::now());
         step(&mut control, port, now, [Change::Route(boxed(route("a", port, 1)))]);
         step(&mut control, port, now, [Change::Slice(boxed(slice("a", false)))]);
-        let gone = [Change::AllRoutes(vec![]), Change::AllSlices(vec![])];
+        let gone = [all_routes(vec![]), Change::AllSlices(vec![])];
         assert!(step(&mut control, port, now, gone).is_some());
         let over = control.next_wake().expect("time will change it");
         assert_eq!(over, now + Duration::from_secs(60));
@@ -472,7 +480,7 @@ mod tests {
         step(&mut control, port, now, [Change::Route(boxed(route("b", port, 1))), pods]);
         let other = || Change::Route(boxed(route("a", port, 1)));
         assert_eq!(step(&mut control, port, now, [other()]), Some(("b".into(), 1)), "it has the port");
-        let gone = Change::RouteGone(boxed(route("b", port, 1)));
+        let gone = Change::RouteGone("b".into());
         assert_eq!(step(&mut control, port, now, [gone]), Some(("a".into(), 1)));
         assert!(!control.known.contains_key("b"));
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, interval, sleep};
@@ -35,6 +36,7 @@ const QUIET_LOOKS: u32 = 10;
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let mut term = signal(SignalKind::terminate()).context("SIGTERM cannot be listened to")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be listened to")?;
+    raise_file_limit();
     let parts = start(&args).await?;
     tokio::select! {
         _ = term.recv() => {}
@@ -42,6 +44,16 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     }
     drain(&args, &parts).await;
     Ok(())
+}
+
+/// Every connection takes a file descriptor. Container engines begin a process with 1,024 of them and let it raise that
+/// itself, which Go programs do unasked.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, most) {
+        tracing::warn!(%error, current = limit.current, "the limit of open files stays as it is");
+    }
 }
 
 /// What ending needs to know.

@@ -32,14 +32,19 @@ const RETRY_LONGEST: Duration = Duration::from_secs(5);
 pub enum Change {
     /// A route was made or changed.
     Route(Box<InferenceRoute>),
-    /// A route is gone.
-    RouteGone(Box<InferenceRoute>),
+    /// The route of this name is gone.
+    RouteGone(String),
     /// A slice was made or changed.
     Slice(Box<EndpointSlice>),
     /// A slice is gone.
     SliceGone(Box<EndpointSlice>),
     /// These are all the routes that there are.
-    AllRoutes(Vec<InferenceRoute>),
+    AllRoutes {
+        /// Those that could be read.
+        routes: Vec<InferenceRoute>,
+        /// Names of those that could not: they exist, so what is in use for them stays.
+        unreadable: Vec<String>,
+    },
     /// These are all the slices that there are.
     AllSlices(Vec<EndpointSlice>),
     /// Everything said so far is complete: the router may become ready.
@@ -106,14 +111,18 @@ impl Backoff for Retry {
 /// One route that cannot be read must not keep the others from being followed.
 type Guarded = DeserializeGuard<InferenceRoute>;
 
-fn valid(route: Guarded) -> Option<InferenceRoute> {
-    let invalid = match route.0 {
-        Ok(route) => return Some(route),
-        Err(invalid) => invalid,
-    };
-    let name = invalid.metadata.name.as_deref().unwrap_or_default();
-    tracing::warn!(route = name, error = %invalid.error, "an InferenceRoute cannot be read; what is in use for it stays");
-    None
+/// The route, or the name of one that cannot be read.
+fn valid(route: Guarded) -> Result<InferenceRoute, String> {
+    route.0.map_err(|invalid| {
+        let name = invalid.metadata.name.unwrap_or_default();
+        tracing::warn!(route = name, error = %invalid.error, "an InferenceRoute cannot be read; what is in use for it stays");
+        name
+    })
+}
+
+fn name_of(route: Guarded) -> String {
+    let name = route.0.map_or_else(|invalid| invalid.metadata.name, |route| route.metadata.name);
+    name.unwrap_or_default()
 }
 
 /// Nobody listens any more.
@@ -127,20 +136,31 @@ async fn follow(
     last: bool,
 ) -> Result<(), Closed> {
     let (mut routes, mut slices) = (std::pin::pin!(routes), std::pin::pin!(slices));
-    let (mut all_routes, mut all_slices) = (Vec::new(), Vec::new());
+    let (mut all_routes, mut unreadable, mut all_slices) = (Vec::new(), Vec::new(), Vec::new());
     let (mut routes_listed, mut slices_listed) = (false, false);
     loop {
         let was_complete = routes_listed && slices_listed;
         let change = tokio::select! {
             Some(event) = routes.next() => match event {
-                Ok(Event::Init) => { all_routes.clear(); None }
-                Ok(Event::InitApply(route)) => { all_routes.extend(valid(route)); None }
+                Ok(Event::Init) => {
+                    all_routes.clear();
+                    unreadable.clear();
+                    None
+                }
+                Ok(Event::InitApply(route)) => {
+                    match valid(route) {
+                        Ok(route) => all_routes.push(route),
+                        Err(name) => unreadable.push(name),
+                    }
+                    None
+                }
                 Ok(Event::InitDone) => {
                     routes_listed = true;
-                    Some(Change::AllRoutes(std::mem::take(&mut all_routes)))
+                    let (routes, unreadable) = (std::mem::take(&mut all_routes), std::mem::take(&mut unreadable));
+                    Some(Change::AllRoutes { routes, unreadable })
                 }
-                Ok(Event::Apply(route)) => valid(route).map(|route| Change::Route(Box::new(route))),
-                Ok(Event::Delete(route)) => valid(route).map(|route| Change::RouteGone(Box::new(route))),
+                Ok(Event::Apply(route)) => valid(route).ok().map(|route| Change::Route(Box::new(route))),
+                Ok(Event::Delete(route)) => Some(Change::RouteGone(name_of(route))),
                 Err(error) => { report("InferenceRoutes", &error); None }
             },
             Some(event) = slices.next() => match event {
@@ -191,7 +211,10 @@ pub async fn follow_file(path: PathBuf, changes: mpsc::Sender<Change>) {
                 continue;
             }
         };
-        let mut said = vec![Change::AllSlices(file.slices), Change::AllRoutes(file.routes)];
+        let mut said = vec![
+            Change::AllSlices(file.slices),
+            Change::AllRoutes { routes: file.routes, unreadable: Vec::new() },
+        ];
         said.extend((!complete).then_some(Change::Complete));
         complete = true;
         for change in said {
@@ -249,9 +272,11 @@ mod tests {
         while let Some(change) = receiver.recv().await {
             said.push(match change {
                 Change::Route(route) => format!("route {}", route.metadata.name.unwrap_or_default()),
-                Change::RouteGone(route) => format!("gone {}", route.metadata.name.unwrap_or_default()),
+                Change::RouteGone(name) => format!("gone {name}"),
                 Change::Slice(_) | Change::SliceGone(_) => "slice".to_owned(),
-                Change::AllRoutes(routes) => format!("{} routes", routes.len()),
+                Change::AllRoutes { routes, unreadable } => {
+                    format!("{} routes, unreadable {unreadable:?}", routes.len())
+                }
                 Change::AllSlices(slices) => format!("{} slices", slices.len()),
                 Change::Complete => "complete".to_owned(),
             });
@@ -275,11 +300,12 @@ mod tests {
             Ok(Event::Apply(route("d"))),
             Ok(Event::Apply(broken("a"))),
             Ok(Event::Delete(route("c"))),
+            Ok(Event::Delete(broken("b"))),
         ];
         let slices = vec![Ok(Event::Init), Ok(Event::InitDone)];
         assert_eq!(
             said(routes, slices, true).await,
-            ["0 slices", "2 routes", "complete", "gone c", "route d"]
+            ["0 slices", "2 routes, unreadable [\"b\"]", "complete", "gone b", "gone c", "route d"]
         );
     }
 
@@ -289,7 +315,7 @@ mod tests {
         assert_eq!(said(vec![], vec![Ok(Event::Init), Ok(Event::InitDone)], true).await, ["0 slices"]);
         assert_eq!(
             said(listed(), vec![Ok(Event::Init), Ok(Event::InitDone)], false).await,
-            ["0 routes", "0 slices"]
+            ["0 routes, unreadable []", "0 slices"]
         );
     }
 
@@ -307,12 +333,12 @@ mod tests {
         tokio::spawn(follow_file(path.clone(), sender));
         put(r#"{"routes": [], "slices": []}"#);
         for _ in 0..2 {
-            assert!(matches!(changes.recv().await, Some(Change::AllSlices(_) | Change::AllRoutes(_))));
+            assert!(matches!(changes.recv().await, Some(Change::AllSlices(_) | Change::AllRoutes { .. })));
         }
         assert!(matches!(changes.recv().await, Some(Change::Complete)));
         put("[]");
         put(r#"{"routes": [], "slices": [{"metadata": {}}]}"#);
         assert!(matches!(changes.recv().await, Some(Change::AllSlices(slices)) if slices.len() == 1));
-        assert!(matches!(changes.recv().await, Some(Change::AllRoutes(_))));
+        assert!(matches!(changes.recv().await, Some(Change::AllRoutes { .. })));
     }
 }

@@ -112,6 +112,30 @@ fn runtime(letter: char) -> (Program, u16) {
     (program, u16::try_from(port).expect("a port"))
 }
 
+/// Soft and hard limit of open files of a process.
+fn file_limits(pid: u32) -> Vec<String> {
+    let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("the process lives");
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("a line for it");
+    line.split_whitespace().take(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_limit_of_open_files_is_raised() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("routes.json");
+    std::fs::write(&file, r#"{"routes": [], "slices": []}"#).expect("the file is written");
+    let program = Program::start(
+        Command::new("sh")
+            .args(["-c", "ulimit -Sn 256 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_serin-router")])
+            .args(["--host", "127.0.0.1", "--admin-port", "0", "--routes-file"])
+            .arg(file),
+    );
+    program.logged("ready");
+    let limits = file_limits(program.child.id());
+    assert_eq!(limits[0], limits[1]);
+    assert_ne!(limits[0], "256");
+}
+
 /// The router's process and the file that feeds it.
 struct RouterProcess {
     program: Program,

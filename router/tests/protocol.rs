@@ -168,6 +168,20 @@ async fn what_was_not_executed_goes_elsewhere_and_an_error_of_the_model_does_not
 }
 
 #[tokio::test]
+async fn a_refusal_whose_body_never_comes_holds_nobody_up() {
+    let stuck = Fake::start(|_| Reply::HeadOnly(503, REFUSED)).await;
+    let good = Fake::start(|_| ok("good")).await;
+    let router = router_with(&[&stuck, &good]).await;
+    while stuck.count() == 0 {
+        let response = timeout(Duration::from_secs(4), router.post(&[], "x")).await.expect("not held up");
+        assert_eq!((response.status().as_u16(), response.body().as_ref()), (200, &b"good"[..]));
+    }
+    let router = router_with(&[&stuck]).await;
+    let response = timeout(Duration::from_secs(4), router.post(&[], "x")).await.expect("not held up");
+    assert_eq!((response.status().as_u16(), response.body().len()), (503, 0));
+}
+
+#[tokio::test]
 async fn when_all_pods_are_full_their_answer_is_passed_on() {
     let one = Fake::start(|_| Reply::Answer(429, REFUSED, "full".into())).await;
     let two = Fake::start(|_| Reply::Answer(429, REFUSED, "full".into())).await;

@@ -9,8 +9,9 @@ use crate::model::example;
 use crate::protocol::v2;
 use crate::repository::{self, Failure, Repository, Served};
 use crate::shutdown::{self, Drain, Limits};
-use crate::storage::{self, Location, default_model_name};
+use crate::storage::{self, Location, default_model_name, without_secrets};
 use anyhow::Context;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::IsTerminal;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -34,6 +35,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// What keeps the program from starting at all, such as a port in use.
 pub fn serve(args: &Serve) -> anyhow::Result<ExitCode> {
     start_log();
+    raise_file_limit();
     let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
     let threads = Threads::choose(args);
     // Reading and writing JSON is the servers' work; more workers than cores would only compete with the model.
@@ -61,6 +63,16 @@ fn start_log() {
     } else {
         log.json().flatten_event(true).try_init()
     };
+}
+
+/// Every connection takes a file descriptor. Container engines begin a process with 1,024 of them and let it raise that
+/// itself, which Go programs do unasked.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let most = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, most) {
+        tracing::warn!(%error, current = limit.current, "the limit of open files stays as it is");
+    }
 }
 
 /// How the cores are used.
@@ -189,7 +201,7 @@ impl<'a> Server<'a> {
 
     fn admin(&self) -> Admin {
         let choices = serde_json::json!({
-            "uri": self.args.model,
+            "uri": without_secrets(&self.args.model),
             "identity": self.args.identity,
             "cores": self.threads.budget.cores,
             "coresFrom": self.threads.budget.source.to_string(),
@@ -207,7 +219,8 @@ impl<'a> Server<'a> {
 
     fn log_start(&self, port: u16, admin_port: u16) {
         let Threads { budget, intra, instances } = self.threads;
-        tracing::info!(port, admin_port, model = self.name, uri = self.args.model, "listening");
+        let uri = without_secrets(&self.args.model);
+        tracing::info!(port, admin_port, model = self.name, uri, "listening");
         tracing::info!(
             cores = budget.cores,
             source = %budget.source,

@@ -11,7 +11,7 @@ mod s3;
 mod uri;
 
 pub use download::Backoff;
-pub use uri::{Location, default_model_name};
+pub use uri::{Location, default_model_name, without_secrets};
 
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};

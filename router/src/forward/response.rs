@@ -3,7 +3,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::Response;
@@ -11,7 +11,7 @@ use http::response::Parts;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use tokio::time::{Sleep, sleep_until};
+use tokio::time::{Sleep, sleep_until, timeout};
 
 use super::attempt::{Answer, Lease};
 use super::place::Visit;
@@ -22,6 +22,8 @@ use crate::metrics::Outcome;
 
 /// Largest body of a refusal that is read, so that its connection can be used again.
 const REFUSAL_BYTES: usize = 64 << 10;
+/// How long that body may take: the request waits for it before it goes elsewhere.
+const REFUSAL_TIME: Duration = Duration::from_secs(1);
 
 /// What the client gets as the body.
 #[derive(Debug)]
@@ -186,13 +188,13 @@ impl Refusal {
     pub async fn read(answer: Answer, visit: Visit, load: &Load) -> Refusal {
         let (mut parts, body) = answer.response.into_parts();
         tidy(&mut parts, &visit);
-        let body = match Limited::new(body, REFUSAL_BYTES).collect().await {
-            Ok(body) => {
+        let body = match timeout(REFUSAL_TIME, Limited::new(body, REFUSAL_BYTES).collect()).await {
+            Ok(Ok(body)) => {
                 give_back(answer.lease, load.endpoint().begin());
                 body.to_bytes()
             }
-            // The status is what counts; a body that is too long or broken goes without its length.
-            Err(_) => {
+            // The status is what counts; a body that is too long, too late or broken goes without its length.
+            Ok(Err(_)) | Err(_) => {
                 parts.headers.remove(http::header::CONTENT_LENGTH);
                 Bytes::new()
             }

@@ -265,6 +265,8 @@ pub enum Reply {
     Answer(u16, &'static str, String),
     /// The same, and the connection closes in good order.
     AnswerAndClose(String),
+    /// Status and further header lines; the body that the head promises never comes.
+    HeadOnly(u16, &'static str),
     /// The connection breaks.
     Break,
     /// No answer, ever; `closed` of the runtime is notified when the router closes the connection.
@@ -323,6 +325,12 @@ async fn serve_fake(
             Reply::AnswerAndClose(body) => (200, "", body, true),
             Reply::Break => {
                 let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+                return;
+            }
+            Reply::HeadOnly(status, headers) => {
+                let head = format!("HTTP/1.1 {status} Word\r\n{headers}content-length: 9\r\n\r\n");
+                let _ = stream.write_all(head.as_bytes()).await;
+                let _ = stream.read(&mut [0; 1]).await;
                 return;
             }
             Reply::Silence => {

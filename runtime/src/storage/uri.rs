@@ -44,13 +44,26 @@ impl Location {
             "pvc" => volume(text, rest, pvc_root),
             "http" | "https" => Url::parse(text)
                 .map(Self::Http)
-                .map_err(|error| StorageError::invalid_uri(format!("`{text}`: {error}"))),
+                .map_err(|error| StorageError::invalid_uri(format!("`{}`: {error}", without_secrets(text)))),
             "s3" => bucket(text, rest),
             _ => Err(StorageError::invalid_uri(format!(
                 "`{text}`: scheme `{scheme}` is not known: expected a path, file, pvc, http, https or s3"
             ))),
         }
     }
+}
+
+/// A URI for logs and messages, without what may be a secret: a URL's user part, its query and its fragment. Takes the text
+/// apart by itself, so that it also holds for what is no valid URL.
+pub fn without_secrets(uri: &str) -> String {
+    let Some((scheme, rest)) = uri.split_once("://") else { return uri.to_owned() };
+    if !matches!(scheme, "http" | "https") {
+        return uri.to_owned();
+    }
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    let (authority, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    format!("{scheme}://{host}{path}")
 }
 
 fn volume(text: &str, rest: &str, root: &Path) -> Result<Location, StorageError> {
@@ -171,6 +184,18 @@ mod tests {
                 "{text}: {error:?}"
             );
         }
+    }
+
+    #[test]
+    fn secrets_of_a_url_are_not_shown() {
+        let check = |uri: &str, expect: &str| assert_eq!(without_secrets(uri), expect, "{uri}");
+        check("https://me:pass@example.org/m/a.onnx?token=x#y", "https://example.org/m/a.onnx");
+        check("http://me:p@ss@example.org", "http://example.org");
+        check("https://example.org?token=x/y", "https://example.org");
+        check("s3://bucket/a?b.onnx", "s3://bucket/a?b.onnx");
+        check("/models/a@b.onnx", "/models/a@b.onnx");
+        let error = parse("http://me:secret@a b/?token=secret").expect_err("a space").to_string();
+        assert!(!error.contains("secret"), "{error}");
     }
 
     #[test]

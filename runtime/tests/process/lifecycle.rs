@@ -65,6 +65,23 @@ async fn before_the_model_is_there_nothing_is_executed() {
 }
 
 #[tokio::test]
+async fn the_start_raises_the_limit_of_open_files_and_shows_no_secret() {
+    // A store that accepts and says nothing.
+    let store = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = store.local_addr().expect("an address");
+    let uri = format!("http://me:secret@{address}/iris.onnx?token=secret");
+    let server = Server::launch(&uri, &[], &[]);
+    let (soft, hard) = server.file_limits();
+    assert!(soft == hard && soft != "256", "{soft} of {hard}");
+    let status = server.client.get(format!("{}/status", server.admin)).send().await.expect("an answer");
+    let status: Value = serde_json::from_str(&status.text().await.expect("a body")).expect("JSON");
+    assert_eq!(status["settings"]["uri"], format!("http://{address}/iris.onnx"));
+    server.signal("TERM");
+    let (_, lines) = server.end().await;
+    assert!(lines.len() > 1 && !lines.concat().contains("secret"), "{lines:?}");
+}
+
+#[tokio::test]
 async fn what_can_never_load_ends_the_program_with_its_reason() {
     let directory = tempfile::tempdir().expect("a directory");
     let check = async |uri: &str, reason: &str, message: &str| {

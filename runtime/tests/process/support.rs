@@ -55,7 +55,10 @@ pub(crate) struct Server {
 impl Server {
     /// Starts the program with more flags and variables, and waits until it listens.
     pub(crate) fn launch(model: &str, flags: &[&str], variables: &[(&str, &str)]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_serin-runtime"));
+        // With as few open files as a container engine may give, and more if it asks for them.
+        let mut command = Command::new("sh");
+        let program = env!("CARGO_BIN_EXE_serin-runtime");
+        command.args(["-c", "ulimit -Sn 256 && exec \"$0\" \"$@\"", program]);
         // Nothing of the machine's own settings may matter.
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
@@ -110,6 +113,15 @@ impl Server {
                 return parsed;
             }
         }
+    }
+
+    /// Soft and hard limit of its open files.
+    pub(crate) fn file_limits(&self) -> (String, String) {
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", self.child.id())).expect("it lives");
+        let line =
+            limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("a line for it");
+        let mut fields = line.split_whitespace().map(str::to_owned);
+        (fields.next().expect("a soft limit"), fields.next().expect("a hard limit"))
     }
 
     pub(crate) fn signal(&self, name: &str) {
