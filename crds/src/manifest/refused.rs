@@ -6,6 +6,9 @@
 use serde_json::{Value, json};
 
 const LATER: &str = "is not served by this version; remove it";
+const REMOVE: &str = "is not served; remove it";
+const RESTRICTED: &str = "is not served; model pods run under Pod Security 'restricted'";
+const PROBES: &str = "is not served; the runtime's probes are set by Serin";
 
 /// What a field holds in KServe's API. CEL sees only fields of a known type, so each is declared with its own; a value of
 /// another type is refused for that.
@@ -21,8 +24,11 @@ enum Shape {
 use Shape::{Number, Object, Objects, Switch, Text, Texts};
 
 /// (field, what it holds, what to do instead)
-const IN_SPEC: &[(&str, Shape, &str)] =
-    &[("transformer", Object, LATER), ("explainer", Object, "is not served; remove it")];
+const IN_SPEC: &[(&str, Shape, &str)] = &[
+    ("transformer", Object, LATER),
+    ("explainer", Object, REMOVE),
+    ("canary", Objects, "is not served; use predictor.canaryTrafficPercent"),
+];
 
 const IN_PREDICTOR: &[(&str, Shape, &str)] = &[
     ("scaleMetric", Text, "is not served by this version: minReplicas sets the number of pods; remove it"),
@@ -47,16 +53,34 @@ const IN_PREDICTOR: &[(&str, Shape, &str)] = &[
     ("initContainers", Objects, "is not served; the runtime fetches the model itself"),
     ("volumes", Objects, "is not served; use a storageUri with pvc://"),
     ("workerSpec", Object, "is not served; a model runs in one pod"),
-    ("hostNetwork", Switch, "is not served; model pods run under Pod Security 'restricted'"),
-    ("hostIPC", Switch, "is not served; model pods run under Pod Security 'restricted'"),
-    ("hostPID", Switch, "is not served; model pods run under Pod Security 'restricted'"),
-    ("securityContext", Object, "is not served; model pods run under Pod Security 'restricted'"),
+    ("hostNetwork", Switch, RESTRICTED),
+    ("hostIPC", Switch, RESTRICTED),
+    ("hostPID", Switch, RESTRICTED),
+    ("securityContext", Object, RESTRICTED),
     ("terminationGracePeriodSeconds", Number, "is not served; it follows predictor.timeout"),
-    ("dnsPolicy", Text, "is not served; remove it"),
-    ("dnsConfig", Object, "is not served; remove it"),
-    ("hostAliases", Objects, "is not served; remove it"),
+    ("dnsPolicy", Text, REMOVE),
+    ("dnsConfig", Object, REMOVE),
+    ("hostAliases", Objects, REMOVE),
     ("nodeName", Text, "is not served; use nodeSelector or affinity"),
-    ("schedulerName", Text, "is not served; remove it"),
+    ("hostUsers", Switch, RESTRICTED),
+    ("hostname", Text, REMOVE),
+    ("subdomain", Text, REMOVE),
+    ("setHostnameAsFQDN", Switch, REMOVE),
+    ("os", Object, REMOVE),
+    ("activeDeadlineSeconds", Number, "is not served; model pods have no end"),
+    ("restartPolicy", Text, "is not served; model pods are always restarted"),
+    ("automountServiceAccountToken", Switch, "is not served; model pods mount no token"),
+    ("serviceAccount", Text, "is not served; use serviceAccountName"),
+    ("enableServiceLinks", Switch, REMOVE),
+    ("ephemeralContainers", Objects, "is not served; use kubectl debug"),
+    ("priority", Number, "is not served; use priorityClassName"),
+    ("preemptionPolicy", Text, "is not served; use priorityClassName"),
+    ("readinessGates", Objects, REMOVE),
+    ("schedulingGates", Objects, REMOVE),
+    ("resourceClaims", Objects, LATER),
+    ("resources", Object, "is not served; use predictor.model.resources"),
+    ("shareProcessNamespace", Switch, REMOVE),
+    ("schedulerName", Text, REMOVE),
     ("overhead", Object, "is not served; use runtimeClassName"),
     ("onnx", Object, "is not served; use model with modelFormat {name: onnx}"),
     ("sklearn", Object, "is not served; export the model to ONNX with skl2onnx and use model"),
@@ -77,12 +101,22 @@ const IN_MODEL: &[(&str, Shape, &str)] = &[
     ("command", Texts, "is not served; use args"),
     ("ports", Objects, "is not served; V1 and V2 are served on one port"),
     ("volumeMounts", Objects, "is not served; use a storageUri with pvc://"),
-    ("livenessProbe", Object, "is not served; the runtime's probes are set by Serin"),
-    ("readinessProbe", Object, "is not served; the runtime's probes are set by Serin"),
-    ("startupProbe", Object, "is not served; the runtime's probes are set by Serin"),
+    ("livenessProbe", Object, PROBES),
+    ("readinessProbe", Object, PROBES),
+    ("startupProbe", Object, PROBES),
     ("lifecycle", Object, "is not served; the runtime drains by itself"),
-    ("securityContext", Object, "is not served; model pods run under Pod Security 'restricted'"),
-    ("workingDir", Text, "is not served; remove it"),
+    ("securityContext", Object, RESTRICTED),
+    ("name", Text, "is not served; the model's name is the service's"),
+    ("imagePullPolicy", Text, "is not served; the chart's image.pullPolicy holds for every pod"),
+    ("resizePolicy", Objects, REMOVE),
+    ("restartPolicy", Text, "is not served; model pods are always restarted"),
+    ("terminationMessagePath", Text, "is not served; the runtime writes its own"),
+    ("terminationMessagePolicy", Text, "is not served; the runtime writes its own"),
+    ("volumeDevices", Objects, "is not served; use a storageUri with pvc://"),
+    ("stdin", Switch, REMOVE),
+    ("stdinOnce", Switch, REMOVE),
+    ("tty", Switch, REMOVE),
+    ("workingDir", Text, REMOVE),
     ("updatePolicy", Text, LATER),
 ];
 
