@@ -84,7 +84,8 @@ impl Route {
         match (self.stable, self.canary) {
             (Some(_), Some(canary)) if point.takes_canary(self.share) => Some(canary),
             (Some(stable), _) => Some(stable),
-            (None, canary) => canary,
+            // Where `stable` names nobody, a canary that is held back stays held back.
+            (None, canary) => canary.filter(|_| self.asked > Share::NONE),
         }
     }
 
