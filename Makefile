@@ -29,12 +29,12 @@ models: ## make or fetch the test models and ONNX Runtime into .cache/
 
 # generated files and the chart
 .PHONY: crds crds-check chart-check
+# Built as a part of the workspace, so that tests and generators share what they compile.
+GENERATORS = cargo build -q --locked --workspace --bin crdgen --bin apidoc && PATH="$${CARGO_TARGET_DIR:-$(CURDIR)/target}/debug:$$PATH"
 crds: ## write the CRDs and docs/api.md from the API types
-	@cargo run -q -p serin-crds --bin crdgen
-	@cargo run -q -p serin-crds --bin apidoc
+	@$(GENERATORS) sh -c 'crdgen && apidoc'
 crds-check: ## fail where they are not what the types say
-	@cargo run -q -p serin-crds --bin crdgen -- --check
-	@cargo run -q -p serin-crds --bin apidoc -- --check
+	@$(GENERATORS) sh -c 'crdgen --check && apidoc --check'
 chart-check: ## lint and render the chart, and try what it must refuse
 	@charts/check
 
