@@ -258,7 +258,11 @@ fn a_route_without_stable_sends_all_to_the_first_revision() {
     assert_eq!(view.build().chosen(Point(u64::MAX)), Some(1));
     assert_eq!(view.build().pinned(b"stable"), None);
     view.source.spec.share = 0;
-    assert_eq!(view.build().chosen(Point(0)), None, "a canary without a share is held back, whoever is missing");
+    assert_eq!(
+        view.build().chosen(Point(0)),
+        None,
+        "a canary without a share is held back, whoever is missing"
+    );
 }
 
 proptest! {
