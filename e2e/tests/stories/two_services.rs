@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use serin_e2e::scene::{IRIS_RATE, Scene};
 use serin_e2e::service::Service;
 use serin_e2e::story::tell;
+use serin_e2e::traffic::split;
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a cluster: make e2e STORY=two_services"]
@@ -32,6 +33,15 @@ async fn two_services() -> anyhow::Result<()> {
         scene.iris.ask(None).await?;
         ensure!(scene.iris.settled().await? == canary, "expected {canary} to be stable");
         scene.iris.pods_ready(&scene.first, 0).await?;
+
+        // A third service, whose requests cost 9 ms of a core each, gets a canary of its own.
+        story.apply(&["magika-canary"]).await?;
+        let magika = Service::new(story, "magika");
+        let next = magika.share(10).await?;
+        scene.serves(&next, "v3_3");
+        let phase = scene.traffic.phase("magika", "10 %", 100).await?;
+        let routers = scene.routers().await?;
+        println!("  {}", split::check(&phase, &next, 1000, routers).map_err(|off| anyhow::anyhow!(off))?);
 
         let verdict = scene.stop("rose").await?;
         ensure!(
