@@ -19,6 +19,9 @@ use crate::wait;
 /// Label of namespaces that stories make.
 const LABEL: &str = "serin-e2e/story";
 
+/// The namespace of the demo.
+pub const DEMO_NAMESPACE: &str = "serin-demo";
+
 /// Model pods take up to their grace to go.
 const GONE_WITHIN: Duration = Duration::from_secs(180);
 
@@ -47,6 +50,11 @@ impl Story {
             let old = old.metadata.name.unwrap_or_default();
             // Gone already is as good.
             let _ = namespaces.delete(&old, &DeleteParams::default()).await;
+        }
+        // The demo leaves its services running; on a small node a story would wait for their CPU.
+        if namespaces.get_opt(DEMO_NAMESPACE).await?.is_some() {
+            println!("  deleting {DEMO_NAMESPACE}, which the demo has left");
+            let _ = namespaces.delete(DEMO_NAMESPACE, &DeleteParams::default()).await;
         }
         let namespace: Namespace = serde_json::from_value(json!({
             "metadata": {

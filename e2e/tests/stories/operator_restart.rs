@@ -82,12 +82,21 @@ async fn operator_restart() -> anyhow::Result<()> {
     .await
 }
 
-/// SIGKILL, without a moment to say goodbye; then waits until there is another one.
+/// SIGKILL to the process, without a moment to say goodbye; then waits until there is another one. The pod is deleted too, because the
+/// kubelet would wait longer before each further restart of its container. A cluster of the user's own lets nobody at its
+/// processes: there the deletion without grace has to do.
 async fn kill(story: &Story) -> anyhow::Result<()> {
     let pods: Api<Pod> = Api::namespaced(story.client.clone(), SYSTEM);
     let running = pods.list(&ListParams::default().labels(SELECTOR)).await?;
     let killed: Vec<_> = running.iter().map(ResourceExt::name_any).collect();
     ensure!(!killed.is_empty(), "no operator runs in {SYSTEM}");
+    if std::env::var("E2E_CLUSTER").as_deref() != Ok("existing") {
+        story
+            .cluster
+            .output("e2e/cluster/kill", &["serin-operator"], None)
+            .await?
+            .checked("kill the operator")?;
+    }
     for name in &killed {
         pods.delete(name, &DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() }).await?;
     }

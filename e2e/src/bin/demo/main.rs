@@ -14,12 +14,11 @@ use serin_e2e::cluster::Cluster;
 use serin_e2e::magika::Labels;
 use serin_e2e::models;
 use serin_e2e::service::{Service, canary, condition};
-use serin_e2e::story::Story;
+use serin_e2e::story::{DEMO_NAMESPACE, Story};
 use serin_e2e::traffic::pod::Stream;
 use serin_e2e::traffic::{Traffic, Verdict, cases};
 use table::{Seen, Table};
 
-const NAMESPACE: &str = "serin-demo";
 const IRIS_RATE: f64 = 200.0;
 const MAGIKA_RATE: f64 = 10.0;
 /// How long each step of the rollout is shown.
@@ -29,7 +28,7 @@ const SHOWN: Duration = Duration::from_secs(8);
 async fn main() -> anyhow::Result<()> {
     let began = Instant::now();
     let cluster = Cluster::ready().await?;
-    let story = Story::in_namespace(NAMESPACE, cluster).await?;
+    let story = Story::in_namespace(DEMO_NAMESPACE, cluster).await?;
     headline("Two services: iris, a small model with two pods, and magika, which tells the types of files");
     say("kubectl apply -f examples/storage-secret.yaml -f examples/iris.yaml -f examples/magika.yaml");
     story.apply(&["storage-secret", "iris", "magika"]).await?;
@@ -229,7 +228,7 @@ fn look_around(took: Duration) {
     println!(
         r#"Look around, in this folder:
   eval "$(e2e/cluster/env)"                             # kubectl and helm of this cluster
-  kubectl config set-context --current --namespace {NAMESPACE}
+  kubectl config set-context --current --namespace {DEMO_NAMESPACE}
   kubectl get isvc
   kubectl describe isvc iris                            # conditions, traffic, events, and a curl that works
   kubectl get pods,inferenceroutes,controllerrevisions
