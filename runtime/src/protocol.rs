@@ -8,7 +8,7 @@ pub mod v1;
 pub mod v2;
 pub mod write;
 
-use crate::model::{Signature, TensorSpec, quoted};
+use crate::model::{Signature, Tensor, TensorSpec, quoted};
 
 /// A request that cannot be served as it stands: what was expected and what came, for the caller to read.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -35,6 +35,21 @@ pub(crate) fn unknown_input(name: &str, signature: &Signature) -> InvalidRequest
 pub(crate) fn missing_inputs(missing: &[&TensorSpec]) -> InvalidRequest {
     let missing: Vec<String> = missing.iter().map(|spec| describe(spec)).collect();
     InvalidRequest(format!("missing input {}", missing.join(", ")))
+}
+
+/// The tensors of all inputs, in the signature's order, or which of them the request does not have.
+pub(crate) fn all_given(
+    signature: &Signature,
+    tensors: Vec<Option<Tensor>>,
+) -> Result<Vec<Tensor>, InvalidRequest> {
+    let pairs = signature.inputs.iter().zip(&tensors);
+    let missing: Vec<&TensorSpec> =
+        pairs.filter(|(_, tensor)| tensor.is_none()).map(|(spec, _)| spec).collect();
+    if missing.is_empty() {
+        Ok(tensors.into_iter().flatten().collect())
+    } else {
+        Err(missing_inputs(&missing))
+    }
 }
 
 pub(crate) fn wrong_shape(spec: &TensorSpec, got: &[usize]) -> InvalidRequest {

@@ -4,7 +4,7 @@
 //! takes objects by input name (a model with one input may be sent those as well). Shapes are what the nesting says.
 
 use super::json::Reader;
-use super::{InvalidRequest, missing_inputs, nested, unknown_input, write, wrong_shape};
+use super::{InvalidRequest, all_given, missing_inputs, nested, unknown_input, write, wrong_shape};
 use crate::model::{DataType, Signature, Tensor, TensorData, TensorSpec};
 
 /// Which of the two forms a request has; the answer has the same.
@@ -211,17 +211,8 @@ fn read_columns(reader: &mut Reader<'_>, signature: &Signature) -> Result<Predic
         [spec] if !object_by_name(&mut reader.clone(), spec) => read_one(reader, 0)?,
         _ => read_by_name(reader, signature, read_one)?,
     }
-    let missing: Vec<&TensorSpec> = signature
-        .inputs
-        .iter()
-        .zip(&tensors)
-        .filter(|(_, tensor)| tensor.is_none())
-        .map(|(spec, _)| spec)
-        .collect();
-    if !missing.is_empty() {
-        return Err(missing_inputs(&missing));
-    }
-    Ok(PredictRequest { form: Form::Columns, inputs: tensors.into_iter().flatten().collect() })
+    let inputs = all_given(signature, tensors)?;
+    Ok(PredictRequest { form: Form::Columns, inputs })
 }
 
 /// Writes an answer of all outputs, in the form of the request. A model with one output answers bare values.

@@ -4,7 +4,7 @@
 //! body is read once: where `data` comes before what says its type, it is passed over and read at the end.
 
 use super::json::{self, Reader};
-use super::{InvalidRequest, missing_inputs, nested, unknown_input, write, wrong_shape};
+use super::{InvalidRequest, all_given, nested, unknown_input, write, wrong_shape};
 use crate::model::{DataType, Signature, Tensor, TensorData, TensorSpec, element_count, quoted};
 
 /// The one version of a model that a runtime has.
@@ -45,18 +45,9 @@ pub fn read_request(body: &[u8], signature: &Signature) -> Result<InferRequest, 
     reader.end()?;
     let tensors =
         tensors.ok_or_else(|| InvalidRequest::new("missing field `inputs`: expected an array of tensors"))?;
-    let missing: Vec<&TensorSpec> = signature
-        .inputs
-        .iter()
-        .zip(&tensors)
-        .filter(|(_, tensor)| tensor.is_none())
-        .map(|(spec, _)| spec)
-        .collect();
-    if !missing.is_empty() {
-        return Err(missing_inputs(&missing));
-    }
+    let inputs = all_given(signature, tensors)?;
     let outputs = outputs.unwrap_or_else(|| signature.all_outputs());
-    Ok(InferRequest { id, inputs: tensors.into_iter().flatten().collect(), outputs })
+    Ok(InferRequest { id, inputs, outputs })
 }
 
 fn read_inputs(

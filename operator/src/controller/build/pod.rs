@@ -102,22 +102,9 @@ fn container(owner: &Owner, revision: &str, predictor: &PredictorSpec, settings:
         ]),
         volume_mounts: Some(mounts(predictor)),
         resources: Some(resources),
-        startup_probe: Some(Probe {
-            period_seconds: Some(1),
-            failure_threshold: Some(STARTUP_SECONDS),
-            ..http_probe("/livez", "admin")
-        }),
-        readiness_probe: Some(Probe {
-            period_seconds: Some(1),
-            failure_threshold: Some(2),
-            ..http_probe("/readyz", "admin")
-        }),
-        liveness_probe: Some(Probe {
-            period_seconds: Some(10),
-            timeout_seconds: Some(5),
-            failure_threshold: Some(6),
-            ..http_probe("/livez", "admin")
-        }),
+        startup_probe: Some(startup_probe(STARTUP_SECONDS)),
+        readiness_probe: Some(readiness_probe()),
+        liveness_probe: Some(liveness_probe()),
         lifecycle: Some(Lifecycle {
             pre_stop: Some(LifecycleHandler {
                 sleep: Some(SleepAction { seconds: i64::from(PRE_STOP_SECONDS) }),
@@ -254,8 +241,28 @@ pub fn container_security() -> SecurityContext {
     }
 }
 
+/// Until the program listens, at most so many seconds; the other probes wait for it.
+pub fn startup_probe(seconds: i32) -> Probe {
+    Probe { period_seconds: Some(1), failure_threshold: Some(seconds), ..http_probe("/livez", "admin") }
+}
+
+/// Whether requests may come: looked at each second.
+pub fn readiness_probe() -> Probe {
+    Probe { period_seconds: Some(1), failure_threshold: Some(2), ..http_probe("/readyz", "admin") }
+}
+
+/// Whether the program hangs: patient, since a restart costs more than a minute of waiting.
+pub fn liveness_probe() -> Probe {
+    Probe {
+        period_seconds: Some(10),
+        timeout_seconds: Some(5),
+        failure_threshold: Some(6),
+        ..http_probe("/livez", "admin")
+    }
+}
+
 /// A GET that must answer 200, on a named port.
-pub fn http_probe(path: &str, port: &str) -> Probe {
+fn http_probe(path: &str, port: &str) -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
             path: Some(path.to_owned()),

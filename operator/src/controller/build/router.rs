@@ -4,8 +4,8 @@
 
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{
-    Container, EnvVar, EnvVarSource, ObjectFieldSelector, PodSpec, PodTemplateSpec, Probe,
-    ResourceRequirements, ServiceAccount,
+    Container, EnvVar, EnvVarSource, ObjectFieldSelector, PodSpec, PodTemplateSpec, ResourceRequirements,
+    ServiceAccount,
 };
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{RoleBinding, RoleRef, Subject};
@@ -16,7 +16,9 @@ use serin_crds::labels;
 
 use super::budget::budget;
 use super::metadata::router_labels;
-use super::pod::{container_security, http_probe, over_hosts, pod_security, port};
+use super::pod::{
+    container_security, liveness_probe, over_hosts, pod_security, port, readiness_probe, startup_probe,
+};
 use crate::args::Settings;
 
 /// Two routers, so that one may go.
@@ -128,22 +130,9 @@ fn container(settings: &Settings) -> Container {
             limits: Some([("memory".to_owned(), Quantity("512Mi".to_owned()))].into()),
             ..ResourceRequirements::default()
         }),
-        startup_probe: Some(Probe {
-            period_seconds: Some(1),
-            failure_threshold: Some(120),
-            ..http_probe("/livez", "admin")
-        }),
-        readiness_probe: Some(Probe {
-            period_seconds: Some(1),
-            failure_threshold: Some(2),
-            ..http_probe("/readyz", "admin")
-        }),
-        liveness_probe: Some(Probe {
-            period_seconds: Some(10),
-            timeout_seconds: Some(5),
-            failure_threshold: Some(6),
-            ..http_probe("/livez", "admin")
-        }),
+        startup_probe: Some(startup_probe(120)),
+        readiness_probe: Some(readiness_probe()),
+        liveness_probe: Some(liveness_probe()),
         security_context: Some(container_security()),
         ..Container::default()
     }
